@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`. Both build .venv from constraints.txt first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# A second level of parallelism inside each test process only makes two cores fight.
+TEST_ENV := OMP_NUM_THREADS=1
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train a tiny model on real text, export it, judge a real Go binary"
+	@echo "make test    ruff, mypy, Go tests and pytest"
+	@echo "make lint    ruff and mypy only"
+	@echo "make format  let ruff format the code"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "conform needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,data,report,go,dev]'
+	mkdir -p .types && ln -sfn .. .types/conform
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python demo.py
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .types build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The contract: what a model is, frozen and digest-bearing."""

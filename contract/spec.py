@@ -1,0 +1,167 @@
+"""Contract: what a model *is*, frozen, with a canonical form and a digest."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from conform.contract.errors import ContractError
+
+__all__ = [
+    "Architecture",
+    "Contract",
+    "LinearKind",
+    "ModelSpec",
+    "StorageClass",
+    "StoragePolicy",
+    "TokenizerSpec",
+    "TrainingDtype",
+]
+
+Architecture = Literal["llama", "bitnet-b1.58"]
+LinearKind = Literal["dense", "ternary"]
+TrainingDtype = Literal["bf16", "f16", "f32"]
+StorageClass = Literal["norm", "embedding", "output", "linear"]
+
+# Larger dimensions than these belong to no model and would only serve to exhaust memory.
+_LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The dimensions and arithmetic of a Llama-style decoder; every field is required, none has a default.
+
+    `linear = "ternary"` means that the linear layers compute with absmean-ternarised weights and per-token
+    absmax int8 activations (BitNet b1.58, arXiv:2402.17764); the checkpoint holds their latent float weights.
+    `architecture = "bitnet-b1.58"` uses squared ReLU in place of SiLU.
+    """
+
+    architecture: Architecture
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    context: int
+    rope_base: float
+    rope_dim: int
+    norm_eps: float
+    tied_embeddings: bool
+    sub_norms: bool
+    linear: LinearKind
+    dtype: TrainingDtype
+
+    def __post_init__(self) -> None:
+        for problem in _model_problems(self):
+            raise ContractError(f"model.{problem}")
+
+    @property
+    def q_width(self) -> int:
+        """Width of the concatenated query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Width of the concatenated key (or value) heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """The exact number of trainable parameters."""
+        attention = 2 * self.hidden * self.q_width + 2 * self.hidden * self.kv_width
+        sub_norms = self.q_width + self.ffn if self.sub_norms else 0
+        block = attention + 3 * self.hidden * self.ffn + 2 * self.hidden + sub_norms
+        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
+        return self.layers * block + self.hidden + embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """The SentencePiece recipe; `sha256` pins one trained model, "" leaves it open."""
+
+    model: Literal["bpe"]
+    byte_fallback: bool
+    normalization: Literal["identity"]
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    unk_id: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    add_bos: bool
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoragePolicy:
+    """How each class of tensor is stored in a GGUF file: a quantizer's name, or "quant" for the one asked for."""
+
+    norm: str
+    embedding: str
+    output: str
+    linear: str
+
+    def of(self, storage_class: StorageClass) -> str:
+        """The policy for one class of tensor."""
+        return str(getattr(self, storage_class))
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """A named, frozen contract. Its digest covers everything but the name and the reasons given for it."""
+
+    name: str
+    why: str
+    model: ModelSpec
+    tokenizer: TokenizerSpec
+    storage: StoragePolicy
+
+    def canonical(self) -> str:
+        """The canonical form: JSON with sorted keys, no white space, floats as hexadecimal literals."""
+        sections = {
+            section: dataclasses.asdict(getattr(self, section)) for section in ("model", "tokenizer", "storage")
+        }
+        return json.dumps(_with_hex_floats(sections), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical form, in hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def _with_hex_floats(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _with_hex_floats(item) for key, item in value.items()}
+    return value.hex() if isinstance(value, float) else value
+
+
+def _model_problems(model: ModelSpec) -> list[str]:
+    problems = [
+        f"{name} = {value}: expected a whole number from 1 to {_LARGEST}"
+        for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ffn", "vocab", "context", "rope_dim")
+        if not 1 <= (value := getattr(model, name)) <= _LARGEST
+    ]
+    problems += [
+        f'{name} = "{value}": expected one of {", ".join(get_args(kind))}'
+        for name, kind in (("architecture", Architecture), ("linear", LinearKind), ("dtype", TrainingDtype))
+        if (value := getattr(model, name)) not in get_args(kind)
+    ]
+    return problems or _contradictions(model)
+
+
+def _contradictions(model: ModelSpec) -> list[str]:
+    problems = []
+    if model.heads % model.kv_heads:
+        problems.append(f"kv_heads = {model.kv_heads}: expected a divisor of heads = {model.heads}")
+    if model.rope_dim % 2 or model.rope_dim > model.head_dim:
+        problems.append(f"rope_dim = {model.rope_dim}: expected an even number up to head_dim = {model.head_dim}")
+    if not 0 < model.norm_eps < 1:
+        problems.append(f"norm_eps = {model.norm_eps}: expected a number between 0 and 1")
+    if not 1 < model.rope_base < float("inf"):
+        problems.append(f"rope_base = {model.rope_base}: expected a finite number above 1")
+    if model.architecture == "bitnet-b1.58" and not model.tied_embeddings:
+        problems.append("tied_embeddings = false: architecture bitnet-b1.58 always ties the output to token_embd")
+    return problems

@@ -1,0 +1,1 @@
+"""The pipeline: checkpoint, plan, quantize, write, verify, report."""

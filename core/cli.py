@@ -1,0 +1,74 @@
+"""The command line: a root group that imports a command's module only when the command is called."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+
+import click
+
+from conform.contract.errors import ConformError
+
+__all__ = ["main"]
+
+# name → (module, attribute, help). The help stands here so that `conform --help` imports none of the modules.
+_COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "contract": ("conform.contract.commands", "contract", "List, show, solve, compare and check contracts."),
+    "tokenizer": ("conform.trainer.tokenizer_commands", "tokenizer", "Train and check a SentencePiece tokenizer."),
+    "data": ("conform.trainer.data_commands", "data", "Build, verify and show token shards."),
+    "train": ("conform.trainer.commands", "train", "Train a model to a checkpoint that its contract accepts."),
+    "export": ("conform.core.commands", "export", "Export a checkpoint to GGUF."),
+    "verify": ("conform.core.commands", "verify", "Check a GGUF file against its contract."),
+    "repack": ("conform.core.commands", "repack", "Rewrite an i2_s file in another byte layout, losslessly."),
+    "parity": ("conform.parity.commands", "parity", "Judge a runtime against PyTorch."),
+    "imatrix": ("conform.parity.imatrix_commands", "imatrix", "Measure and show importance matrices."),
+    "plugins": ("conform.plugins.commands", "plugins", "List, certify and create plugins."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists every command, loads the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gguf-conform", prog_name="conform")
+def cli() -> None:
+    """Make a model that you trained run, provably the same, on the runtime that you ship.
+
+    Exit status: 0 it conforms, 1 it does not, 2 the command was used wrongly or its input cannot be read.
+    """
+
+
+def main() -> None:
+    """The console entry point: turns a ConformError into one sentence and exit status 2."""
+    try:
+        status = cli.main(prog_name="conform", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("conform: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except ConformError as error:
+        print(f"conform: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

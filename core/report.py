@@ -1,0 +1,122 @@
+"""Report: findings, tables and measurements → terminal or JSON; with the command modules, all that prints."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from conform.contract.finding import Finding
+from conform.core.errors import ConformError
+
+__all__ = [
+    "console",
+    "finding_to_json",
+    "json_option",
+    "print_findings",
+    "print_table",
+    "progress_bar",
+    "write_json",
+    "write_text_atomically",
+]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the current stdout or stderr; wide enough when piped that nothing wraps."""
+    stream = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return stream if stream.is_terminal else Console(stderr=stderr, highlight=False, width=160, soft_wrap=True)
+
+
+def json_option(command: _Command) -> _Command:
+    """`--json` alone prints the report to stdout in place of the table; `--json FILE.json` writes it there as well."""
+    option = click.option(
+        "--json",
+        "json_path",
+        is_flag=False,
+        flag_value="-",
+        metavar="[FILE.json]",
+        callback=_report_path,
+        help="Print the report as JSON instead of a table, or write it to FILE.json as well.",
+    )
+    return option(command)
+
+
+def _report_path(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    # An optional value swallows the next argument: `conform parity --json model.gguf` must not overwrite the model.
+    if value is not None and value != "-" and not value.endswith(".json"):
+        raise click.BadParameter(f"{value} does not end in .json; put --json last, or write --json=- for stdout")
+    return value
+
+
+def write_json(report: object, path: str | None) -> bool:
+    """Write the report where --json said; True when that was stdout, so that no table should follow."""
+    if path is None:
+        return False
+    text = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    if path == "-":
+        click.echo(text, nl=False)
+        return True
+    write_text_atomically(Path(path), text)
+    return False
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """The file appears under its name complete or not at all.
+
+    Raises ConformError naming the path when it cannot be written.
+    """
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise ConformError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def finding_to_json(finding: Finding) -> dict[str, str]:
+    """The fields of a finding, for a JSON report."""
+    return {
+        "severity": finding.severity,
+        "where": finding.where,
+        "expected": finding.expected,
+        "found": finding.found,
+        "hint": finding.hint,
+    }
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Every finding as a row: severity, where, expected, found, hint."""
+    rows = [(f.severity, f.where, f.expected, f.found, f.hint) for f in findings]
+    print_table(("", "where", "expected", "found", "hint"), rows)
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """A table; cells are plain text, numbers are right-aligned by the caller's formatting."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row))
+    console().print(table)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr; silent when stderr is no terminal."""
+    stream = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=stream, transient=True, disable=not stream.is_terminal)
+
+
+def _plain(cell: object) -> str:
+    from rich.markup import escape
+
+    # Names come from files: control characters must not reach the terminal, nor may brackets style it.
+    return escape("".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(cell)))

@@ -1,0 +1,1 @@
+"""Judging a runtime that we did not write, from the outside."""

@@ -1,0 +1,1 @@
+"""Everything a third party could have written, registered through the same hooks."""

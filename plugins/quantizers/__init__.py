@@ -1,0 +1,1 @@
+"""The quantizers that ship with conform."""

@@ -1,0 +1,1 @@
+"""Training: tokenizer, token shards, model, deterministic resumable runs, checkpoints."""
