@@ -1,18 +1,21 @@
 """Quantizer: the protocol of everything that turns float32 values into the bytes of one tensor, and back."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Float32", "Layout", "Packed", "Quantizer"]
+__all__ = ["Effort", "Float32", "Layout", "Packed", "Quantizer", "Tunable"]
 
 Float32: TypeAlias = NDArray[np.float32]
 """Values of a tensor, C-contiguous, in its logical shape: (rows, cols), or (n,) for a vector."""
 
 Packed: TypeAlias = NDArray[np.uint8]
 """The bytes of one tensor exactly as a GGUF file holds them, one-dimensional."""
+
+Effort: TypeAlias = Literal["fast", "default", "best"]
+"""How much work a search may take: see --effort."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +57,13 @@ class Quantizer(Protocol):
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
         """The float32 values of that shape which a runtime computes with, bit for bit."""
+        ...
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A quantizer that searches, and can trade time for error."""
+
+    def with_effort(self, effort: Effort) -> Quantizer:
+        """The same quantizer, searching that hard; its layout is the same."""
         ...
