@@ -35,12 +35,12 @@ def imported_folders(path):
         yield from (name.split(".")[1] for name in names if name.startswith("conform."))
 
 
-@pytest.mark.parametrize(("folder", "path"), modules())
+@pytest.mark.parametrize(("folder", "path"), list(modules()))
 def test_imports_point_one_way(folder, path):
     assert set(imported_folders(path)) <= MAY_IMPORT[folder]
 
 
-@pytest.mark.parametrize(("folder", "path"), modules())
+@pytest.mark.parametrize(("folder", "path"), list(modules()))
 def test_public_names_are_listed(folder, path):
     tree = ast.parse(path.read_text())
     assigned = {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
