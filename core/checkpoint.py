@@ -31,9 +31,7 @@ _CHUNK = 16 << 20
 class Checkpoint:
     """The weights of one folder (or one safetensors file), and what stands beside them.
 
-    Frozen once opened: headers are read at once, values only by `read`. Buffers that old versions of Hugging Face
-    saved beside the weights (`rotary_emb.inv_freq`) are in `ignored`; a copy of the embedding under `lm_head.weight`
-    is dropped by `without_tied_copy`.
+    Frozen once opened: headers are read at once, values only by `read`.
     """
 
     def __init__(self, path: Path, folder: Path, stored: Mapping[str, StoredTensor], sidecar: Sidecar | None) -> None:
@@ -41,8 +39,7 @@ class Checkpoint:
         """As it was asked for: the folder, or the file."""
         self.folder = folder
         self.sidecar = sidecar
-        self._stored = {name: tensor for name, tensor in stored.items() if not _is_buffer(name)}
-        self.ignored: tuple[str, ...] = tuple(name for name in stored if _is_buffer(name))
+        self._stored = stored
 
     @property
     def tensors(self) -> Mapping[str, TensorSeen]:
@@ -186,10 +183,6 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
         f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights tells what the model is; "
         "name its contract with --contract"
     )
-
-
-def _is_buffer(name: str) -> bool:
-    return name.endswith(".rotary_emb.inv_freq")
 
 
 def _is_finished(runs: Path, sidecar: Path) -> bool:
