@@ -5,4 +5,5 @@ __all__ = ["BUILTIN_PLUGINS"]
 BUILTIN_PLUGINS = (
     "conform.plugins.quantizers.floats",
     "conform.plugins.quantizers.q8_0",
+    "conform.plugins.quantizers.i2_s",
 )
