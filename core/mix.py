@@ -1,17 +1,23 @@
 """Mix: which quantizer stores which linear tensor, so that the error is least under a given size.
 
-The errors are measured, not modelled. Each tensor offers a few (bytes, error) points; on their lower convex hulls the
-steps with the largest fall in error per byte are taken first (the Lagrangian relaxation of the multiple-choice
-knapsack problem), and what room is left is filled step by step with whatever still fits.
+The errors are measured, not modelled. Each tensor offers a few (bytes, error) points, of which one is taken: the
+multiple-choice knapsack problem, solved by dynamic programming over the bytes beyond the smallest choice. These are
+counted in units; where the sizes have a large common divisor the solution is exact, and otherwise at most a unit for
+each tensor is lost, of 65,536 units in all, and filled again afterwards.
 """
 
-import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from conform.core.errors import PlanError
 
 __all__ = ["Option", "choose_mix"]
+
+_MOST_UNITS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,65 +30,79 @@ class Option:
 
 
 def choose_mix(options: Mapping[str, Sequence[Option]], room: int) -> dict[str, Option]:
-    """One option for each tensor, of at most `room` bytes together, with (nearly) the least sum of errors.
+    """One option for each tensor, of at most `room` bytes together, with the least sum of errors.
 
-    Deterministic: ties go to the tensor and the option that come first.
+    Deterministic: ties go to the smaller option, then to the one that comes first.
     Raises PlanError when even the smallest options do not fit.
     """
-    chosen = {name: min(offered, key=lambda option: (option.nbytes, option.error)) for name, offered in options.items()}
-    left = room - sum(option.nbytes for option in chosen.values())
+    useful = {name: _useful(offered) for name, offered in options.items()}
+    left = room - sum(offered[0].nbytes for offered in useful.values())
     if left < 0:
         raise PlanError(f"the smallest choice takes {room - left:,} bytes, {-left:,} more than the target leaves")
-    left = _climb_hulls(options, chosen, left)
-    _fill(options, chosen, left)
+    chosen = _solve(useful, left)
+    _fill(useful, chosen, room - sum(option.nbytes for option in chosen.values()))
     return chosen
 
 
-def _climb_hulls(options: Mapping[str, Sequence[Option]], chosen: dict[str, Option], left: int) -> int:
-    steps = [
-        (-_gain(smaller, larger), order, place, name, larger)
-        for order, (name, offered) in enumerate(options.items())
-        for place, (smaller, larger) in enumerate(_hull_steps(offered))
-    ]
-    blocked: set[str] = set()
-    for _, _, _, name, larger in sorted(steps, key=lambda step: step[:3]):
-        cost = larger.nbytes - chosen[name].nbytes
-        if cost > left:
-            blocked.add(name)  # its later steps build on this one
-        elif name not in blocked:
-            left -= cost
-            chosen[name] = larger
-    return left
+def _useful(offered: Sequence[Option]) -> list[Option]:
+    """From small to large, without any that another one of no more bytes matches in error."""
+    kept: list[Option] = []
+    for option in sorted(offered, key=lambda option: (option.nbytes, option.error)):
+        if not kept or option.error < kept[-1].error:
+            kept.append(option)
+    return kept
 
 
-def _fill(options: Mapping[str, Sequence[Option]], chosen: dict[str, Option], left: int) -> None:
-    """Take the best single step that fits, hull or not, until none does."""
+def _solve(useful: Mapping[str, Sequence[Option]], left: int) -> dict[str, Option]:
+    """The best choice whose bytes beyond the smallest, rounded up to whole units, do not exceed `left`."""
+    extra = {name: [option.nbytes - offered[0].nbytes for option in offered] for name, offered in useful.items()}
+    divisor = math.gcd(*(cost for costs in extra.values() for cost in costs)) or 1
+    unit = max(divisor, -(-left // _MOST_UNITS))
+    units = left // unit
+    least = np.zeros(units + 1)  # of all tensors so far, by the units that they may take
+    picks: list[NDArray[np.uint8]] = []
+    for name, offered in useful.items():
+        best = np.full(units + 1, np.inf)
+        pick = np.zeros(units + 1, np.uint8)
+        for number, option in enumerate(offered):
+            cost = -(-extra[name][number] // unit)
+            if cost > units:
+                break
+            error = least[: units + 1 - cost] + option.error
+            better = error < best[cost:]
+            best[cost:][better] = error[better]
+            pick[cost:][better] = number
+        least = best
+        picks.append(pick)
+    return _trace_back(useful, extra, picks, unit)
+
+
+def _trace_back(
+    useful: Mapping[str, Sequence[Option]],
+    extra: Mapping[str, Sequence[int]],
+    picks: Sequence[NDArray[np.uint8]],
+    unit: int,
+) -> dict[str, Option]:
+    chosen: dict[str, Option] = {}
+    units = -1
+    for name, pick in zip(reversed(list(useful)), reversed(picks), strict=True):
+        number = int(pick[units])
+        chosen[name] = useful[name][number]
+        units = (len(pick) - 1 if units < 0 else units) + extra[name][number] // -unit
+    return {name: chosen[name] for name in useful}
+
+
+def _fill(useful: Mapping[str, Sequence[Option]], chosen: dict[str, Option], left: int) -> None:
+    """Take the step with the largest fall in error for each byte that fits, until none does."""
     while True:
         steps = [
-            (_gain(chosen[name], option), -order, name, option)
-            for order, (name, offered) in enumerate(options.items())
+            ((chosen[name].error - option.error) / (option.nbytes - chosen[name].nbytes), -order, name, option)
+            for order, (name, offered) in enumerate(useful.items())
             for option in offered
-            if option.error < chosen[name].error and option.nbytes - chosen[name].nbytes <= left
+            if 0 < option.nbytes - chosen[name].nbytes <= left
         ]
         if not steps:
             return
         _, _, name, option = max(steps, key=lambda step: step[:2])
         left -= option.nbytes - chosen[name].nbytes
         chosen[name] = option
-
-
-def _gain(smaller: Option, larger: Option) -> float:
-    """The fall in error for each byte more."""
-    return (smaller.error - larger.error) / max(larger.nbytes - smaller.nbytes, 1e-9)
-
-
-def _hull_steps(offered: Sequence[Option]) -> list[tuple[Option, Option]]:
-    """Neighbours on the lower convex hull of (bytes, error), from small to large, gains falling."""
-    hull: list[Option] = []
-    for option in sorted(offered, key=lambda option: (option.nbytes, option.error)):
-        if hull and option.error >= hull[-1].error:
-            continue
-        while len(hull) >= 2 and _gain(hull[-2], hull[-1]) <= _gain(hull[-2], option):
-            hull.pop()
-        hull.append(option)
-    return list(itertools.pairwise(hull))
