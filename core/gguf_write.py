@@ -158,9 +158,13 @@ class PartialFile:
         # What a killed export left behind is overwritten; what another one is writing is not.
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, the other one may have published what was opened.
+            ours = self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat())
         except BlockingIOError:
+            ours = False
+        if not ours:
             self._close()
-            raise ExportError(f"{self.target}: another export is writing this file") from None
+            raise ExportError(f"{self.target}: another export is writing this file")
 
     def _discard(self) -> None:
         # Removed while the lock is held: afterwards the name may be another export's.
