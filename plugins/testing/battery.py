@@ -1,11 +1,13 @@
 """Battery: all checks, run on one quantizer."""
 
 import contextlib
+import importlib.util
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
+from conform.core.errors import PluginError
 from conform.core.quantizer import Quantizer
 from conform.plugins.testing import accuracy, edges, independent, purity, sizes
 from conform.plugins.testing.check import Check, CheckResult, run_check
@@ -39,7 +41,12 @@ class Certificate:
 
 
 def certify(quantizer: Quantizer, checks: tuple[Check, ...] = CHECKS) -> Certificate:
-    """The certificate of a quantizer; in a test, `certificate = certify(mine)`, `assert certificate, certificate`."""
+    """The certificate of a quantizer; in a test, `certificate = certify(mine)`, `assert certificate, certificate`.
+
+    Raises PluginError when hypothesis is not installed.
+    """
+    if importlib.util.find_spec("hypothesis") is None:
+        raise PluginError("the certification kit needs hypothesis: pip install 'gguf-conform[kit]'")
     subject = Subject(quantizer)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -25,7 +25,7 @@ _IO_EVENTS = ("open", "os.", "shutil.", "socket.", "subprocess.", "urllib.")
 def _input(subject: Subject) -> str:
     values, importance = subject.gaussian(), np.ones(subject.cols, np.float32)
     kept, kept_importance = values.copy(), importance.copy()
-    packed = subject.encode(values, importance)
+    packed = subject.pack(values, importance)
     require(values.tobytes() == kept.tobytes(), "quantize() changed the values")
     require(importance.tobytes() == kept_importance.tobytes(), "quantize() changed the importance")
     require(not np.shares_memory(packed, values), "the packed bytes are a view of the input")
@@ -33,29 +33,42 @@ def _input(subject: Subject) -> str:
     decoded = subject.decode(packed)
     require(packed.tobytes() == kept_packed.tobytes(), "dequantize() changed the packed bytes")
     require(not np.shares_memory(decoded, packed), "the decoded values are a view of the packed bytes")
-    for array in (values, importance, packed):
+    for array in (values, importance, kept_packed):
         array.flags.writeable = False
-    require(np.array_equal(subject.encode(values, importance), packed), "a read-only array gives other bytes")
-    subject.decode(packed)
+    require(np.array_equal(subject.pack(values, importance), kept_packed), "a read-only array gives other bytes")
+    subject.decode(kept_packed)
     return "values, importance and packed bytes untouched, read-only arrays accepted"
 
 
 def _state(subject: Subject) -> str:
     first, second = subject.gaussian(2), subject.gaussian(3) * np.float32(40)
-    before = _surroundings()
-    packed = subject.encode(first)
+    packed = subject.pack(first)
     kept, decoded = packed.copy(), subject.decode(packed).copy()
-    other = subject.encode(second)
+    other = subject.pack(second)
     require(np.array_equal(packed, kept), "a second call changed the result of the first")
     require(np.array_equal(subject.decode(kept), decoded), "dequantize() depends on what was quantized last")
     require(np.array_equal(subject.encode(first), kept), "the same values give other bytes after another tensor")
     fresh = subject.untouched.dequantize(kept, first.shape)
     require(np.array_equal(fresh, decoded), "a fresh instance decodes other values")
     require(not np.array_equal(other, kept), "two different tensors give the same bytes")
-    after = _surroundings()
+    return "no call leaves a trace in another"
+
+
+def _surroundings_kept(subject: Subject) -> str:
+    values, python_state, numpy_state = subject.gaussian(19), random.getstate(), np.random.get_state()
+    try:
+        # A quantizer that seeds a generator each time would otherwise find it as it left it.
+        random.random()
+        np.random.random()
+        before = _surroundings()
+        subject.round_trip(values)
+        after = _surroundings()
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
     changed = [name for name in before if before[name] != after[name]]
     require(not changed, f"changed {', '.join(changed)}")
-    return "no call leaves a trace in another"
+    return "random states, numpy's error handling, environment and folder untouched"
 
 
 def _surroundings() -> dict[str, Any]:
@@ -147,7 +160,7 @@ def _memory(subject: Subject) -> str:
     small = subject.gaussian(7)
     large = subject.gaussian(7, (5 * rows, subject.cols))
     packed_small, packed_large = subject.encode(small), subject.encode(large)
-    encode = _slope(lambda: subject.encode(small), lambda: subject.encode(large), large.nbytes - small.nbytes)
+    encode = _slope(lambda: subject.pack(small), lambda: subject.pack(large), large.nbytes - small.nbytes)
     decode = _slope(
         lambda: subject.decode(packed_small),
         lambda: subject.decode(packed_large, large.shape),
@@ -180,7 +193,8 @@ def _peak(action: Callable[[], object]) -> int:
 
 CHECKS = (
     Check("input", "values, importance and packed bytes are not changed", _input),
-    Check("state", "no call leaves a trace in another, in the process or in the quantizer", _state),
+    Check("state", "no call leaves a trace in another, nor in the quantizer", _state),
+    Check("surroundings", "random states, environment and folder are left alone", _surroundings_kept),
     Check("no-io", "no file, socket or process is touched", _no_io),
     Check("determinism", "the same bytes each time, for any number of threads", _determinism),
     Check("chunking", "the same bytes however the rows are cut into pieces", _chunking),

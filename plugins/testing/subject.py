@@ -81,11 +81,15 @@ class Subject:
         """Student's t with three degrees of freedom, scaled likewise."""
         return (np.random.default_rng(seed).standard_t(3, self.shape) * _SIGMA).astype(np.float32)
 
-    def encode(self, values: Float32, importance: Float32 | None = None) -> Packed:
-        """The packed values; with an importance of ones where the quantizer demands one."""
+    def pack(self, values: Float32, importance: Float32 | None = None) -> Packed:
+        """What quantize() returns for these very arrays; ones as importance where the quantizer demands one."""
         if importance is None and self.quantizer.needs_importance:
             importance = np.ones(values.shape[-1:], np.float32)
         return self.quantizer.quantize(values, importance)
+
+    def encode(self, values: Float32, importance: Float32 | None = None) -> Packed:
+        """The packed bytes of a copy of the values, so that a quantizer that changes its input fails one check only."""
+        return self.pack(values.copy(), importance).copy()
 
     def decode(self, packed: Packed, shape: tuple[int, ...] | None = None) -> Float32:
         """The values of packed bytes in that shape, else in the usual one."""
