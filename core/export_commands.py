@@ -1,6 +1,6 @@
 """conform export: a checkpoint → GGUF files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, cast, get_args
 import click
 
 from conform.contract.finding import Finding, failed
-from conform.core.errors import CheckpointError
-from conform.core.quantizer import Effort
+from conform.core.errors import CheckpointError, PlanError
+from conform.core.quantizer import Effort, Float32
 from conform.core.report import finding_to_json, json_option, print_findings, print_table, progress_bar, write_json
 from conform.core.tuning import TernaryScale, Tuning
 
 if TYPE_CHECKING:
     from conform.contract.spec import Contract
+    from conform.core.catalog import Catalog
     from conform.core.checkpoint import Checkpoint
     from conform.core.export import ExportReport
     from conform.core.plan import ExportPlan
+    from conform.core.policy import TypeOverride
     from conform.core.vocabulary import Vocabulary
 
 __all__ = ["export"]
@@ -65,6 +67,13 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--runs", type=_PATH, default=Path("runs"), show_default=True, help="Where the newest checkpoint is looked for."
 )
+@click.option("--imatrix", type=_PATH, metavar="FILE", help="An importance matrix, GGUF or .dat.")
+@click.option(
+    "--target-bpw",
+    type=click.FloatRange(0, 64, min_open=True),
+    metavar="X",
+    help="One file: of all --quant, the mix with the least error in at most X bits per weight.",
+)
 @json_option
 def export(
     checkpoint: Path | None,
@@ -77,6 +86,8 @@ def export(
     ternary_scale: str,
     dry_run: bool,
     runs: Path,
+    imatrix: Path | None,
+    target_bpw: float | None,
     json_path: str | None,
 ) -> int:
     """Export CHECKPOINT to GGUF, one file for each --quant.
@@ -84,9 +95,8 @@ def export(
     Without CHECKPOINT the newest one under --runs is taken. A file appears under its name only when it is complete and
     has been read again.
     """
-    from conform.core.plan import check_export, plan_export
+    from conform.core.plan import check_export
     from conform.core.policy import parse_override
-    from conform.core.target import export_targets
     from conform.plugins.host import load_registry
 
     registry = load_registry()
@@ -95,23 +105,16 @@ def export(
     findings = check_export(source.checkpoint, source.contract, source.vocabulary)
     if failed(findings):
         return _refuse(source, findings, json_path)
-    targets = export_targets(names, source.contract.name, source.checkpoint.folder, output)
-    plans = [
-        plan_export(
-            source.checkpoint,
-            source.contract,
-            source.vocabulary,
-            registry,
-            name,
-            target,
-            overrides=[parse_override(text) for text in types],
-            tuning=Tuning(cast(Effort, effort), cast(TernaryScale, ternary_scale)),
-        )
-        for name, target in targets.items()
-    ]
+    importance, warnings = _importance(source.contract, imatrix)
+    options = _Options(
+        overrides=tuple(parse_override(text) for text in types),
+        importance=importance,
+        tuning=Tuning(cast(Effort, effort), cast(TernaryScale, ternary_scale)),
+    )
+    plans = _plans(source, registry, names, output, options, target_bpw)
     if dry_run:
-        return _print_plans(source, findings, plans, json_path)
-    return _run(source, findings, plans, json_path)
+        return _print_plans(source, [*findings, *warnings], plans, json_path)
+    return _run(source, [*findings, *warnings], plans, json_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,15 @@ class _Source:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What all files of one call share."""
+
+    overrides: tuple["TypeOverride", ...]
+    importance: Mapping[str, Float32] | None
+    tuning: Tuning
+
+
 def _open(checkpoint: Path | None, runs: Path, contract_name: str | None, tokenizer: Path | None) -> _Source:
     from conform.core.checkpoint import contract_of, newest_checkpoint, open_checkpoint
     from conform.core.vocabulary import read_vocabulary
@@ -146,6 +158,58 @@ def _open(checkpoint: Path | None, runs: Path, contract_name: str | None, tokeni
     if tokenizer is None:
         raise CheckpointError(f"{opened.folder}: no tokenizer.model beside the weights; name one with --tokenizer")
     return _Source(opened, contract, read_vocabulary(tokenizer))
+
+
+def _importance(contract: "Contract", path: Path | None) -> tuple[Mapping[str, Float32] | None, list[Finding]]:
+    from conform.contract.inventory import inventory
+    from conform.core.imatrix_file import check_imatrix, read_imatrix
+
+    if path is None:
+        return None, []
+    matrix = read_imatrix(path)
+    findings = check_imatrix(matrix, inventory(contract.model))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f", and {len(errors) - 1} more such entries" if len(errors) > 1 else ""
+        raise PlanError(f"{path}: {errors[0]}{more}")
+    return matrix.weights(), findings
+
+
+def _plans(
+    source: _Source,
+    registry: "Catalog",
+    names: Sequence[str],
+    output: Path | None,
+    options: _Options,
+    target_bpw: float | None,
+) -> list["ExportPlan"]:
+    from conform.core.measure import mix_under
+    from conform.core.plan import plan_export
+    from conform.core.target import export_targets
+
+    def plan(quant: str | Mapping[str, str], target: Path) -> "ExportPlan":
+        return plan_export(
+            source.checkpoint,
+            source.contract,
+            source.vocabulary,
+            registry,
+            quant,
+            target,
+            overrides=options.overrides,
+            importance=options.importance,
+            tuning=options.tuning,
+        )
+
+    labels = names if target_bpw is None else [f"{target_bpw:.2f}bpw"]
+    targets = export_targets(labels, source.contract.name, source.checkpoint.folder, output)
+    if target_bpw is None:
+        return [plan(name, target) for name, target in targets.items()]
+    target = targets[labels[0]]
+    candidates = [plan(name, target) for name in names]
+    with progress_bar() as bar:
+        task = bar.add_task("measuring errors", total=len(candidates[0].tensors))
+        mix = mix_under(candidates, target_bpw, lambda _name: bar.advance(task))
+    return [plan(mix, target)]
 
 
 def _refuse(source: _Source, findings: Sequence[Finding], json_path: str | None) -> int:

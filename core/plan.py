@@ -108,15 +108,16 @@ def plan_export(
     contract: Contract,
     vocabulary: Vocabulary,
     catalog: Catalog,
-    quant: str,
+    quant: str | Mapping[str, str],
     target: Path,
     *,
     overrides: Sequence[TypeOverride] = (),
     importance: Mapping[str, Float32] | None = None,
     tuning: Tuning | None = None,
 ) -> ExportPlan:
-    """The plan of one file; `importance` maps GGUF names to (cols,) weights of the squared error.
+    """The plan of one file: `quant` is one quantizer, or one for each GGUF name that the policy leaves open.
 
+    `importance` maps GGUF names to (cols,) weights of the squared error.
     Raises PlanError naming a tensor whose shape a quantizer cannot take, and PluginError for an unknown quantizer.
     """
     specs = inventory(contract.model)

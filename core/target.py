@@ -5,7 +5,7 @@ from pathlib import Path
 
 from conform.core.errors import PlanError
 
-__all__ = ["export_targets"]
+__all__ = ["check_target", "export_targets"]
 
 
 def export_targets(quants: Sequence[str], contract_name: str, folder: Path, output: Path | None) -> Mapping[str, Path]:
@@ -21,7 +21,7 @@ def export_targets(quants: Sequence[str], contract_name: str, folder: Path, outp
         place = folder if output is None else output
         targets = {quant: place / _file_name(contract_name, quant) for quant in quants}
     for target in targets.values():
-        _check(target)
+        check_target(target)
     return targets
 
 
@@ -32,7 +32,11 @@ def _file_name(contract_name: str, quant: str) -> str:
     return name
 
 
-def _check(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Pass when a GGUF file may be written there.
+
+    Raises PlanError for a folder, and for a file that is something else.
+    """
     if target.is_dir():
         raise PlanError(f"{target}: is a folder, not a file")
     if target.exists() and not _is_gguf(target):

@@ -55,8 +55,9 @@ def tokenizer_bytes():
     """A SentencePiece model of VOCAB pieces, trained by the recipe of the contract."""
     import sentencepiece
 
-    words = random.Random(1)
-    text = [" ".join("".join(words.choices("abcdefghij", k=words.randint(2, 7))) for _ in range(12)) for _ in range(300)]
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 7))) for _ in range(400)]
+    text = [" ".join(rng.choices(words, k=12)) for _ in range(300)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),

@@ -16,9 +16,7 @@ def export(registry, tmp_path):
     def run(folder, contract, quant, **options):
         opened = open_checkpoint(folder)
         target = tmp_path / f"{quant}.gguf"
-        plan = plan_export(
-            opened, contract, read_vocabulary(opened.tokenizer_path), registry, quant, target, **options
-        )
+        plan = plan_export(opened, contract, read_vocabulary(opened.tokenizer_path), registry, quant, target, **options)
         return run_export(plan)
 
     return run
