@@ -37,6 +37,7 @@ RECIPE: Mapping[str, Any] = {
     "add_dummy_prefix": True,
     "remove_extra_whitespaces": False,
     "allow_whitespace_only_pieces": True,
+    "split_by_unicode_script": True,  # so that no two pieces spell <s> or </s>
     "unk_id": 0,
     "bos_id": 1,
     "eos_id": 2,
