@@ -1,6 +1,5 @@
 """Folder: what a run's folder holds besides its checkpoints and metrics, and who may write there."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -160,11 +159,6 @@ def code_version() -> dict[str, str]:
     except metadata.PackageNotFoundError as error:
         raise ConformError("gguf-conform is not installed; pip install it, or `pip install -e .` in a clone") from error
     return {"version": version, "code": digest.hexdigest()}
-
-
-def replace_config(record: RunRecord, config: TrainConfig) -> RunRecord:
-    """The same record with other settings."""
-    return dataclasses.replace(record, config=config)
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,10 +12,11 @@ from conform.trainer.checkpointing import CheckpointStore, Found
 from conform.trainer.config import MAY_CHANGE_ON_RESUME, TrainConfig, read_config, resolved, with_values
 from conform.trainer.distributed import World, has_bfloat16, restarts
 from conform.trainer.errors import TrainError
-from conform.trainer.folder import RunFolder, RunRecord, replace_config, tokenizer_of
+from conform.trainer.folder import RunFolder, RunRecord, tokenizer_of
 from conform.trainer.live import View
 from conform.trainer.manifest import manifest_digest
 from conform.trainer.run import Outcome, train
+from conform.trainer.state import read_state
 
 __all__ = ["Request", "launch", "settings"]
 
@@ -67,8 +68,6 @@ def _together(request: Request, world: World, view: View) -> tuple[RunRecord, Ru
     record = folder.read(request.data)
     if not chosen:
         return record, folder, Found(None, None, ())
-    from conform.trainer.state import read_state
-
     path = CheckpointStore(folder.path).folder / chosen
     return record, folder, Found(path, read_state(path / "resume/state.json"), ())
 
@@ -102,7 +101,7 @@ def _reopen(request: Request, folder: RunFolder, world: World, view: View) -> st
         view.note(f"passed over {torn.path}: {torn.reason}")
     _refuse_mismatch(found, record)
     folder.reopen()
-    folder.update(replace_config(record, config))
+    folder.update(dataclasses.replace(record, config=config))
     return found.path.name if found.path else ""
 
 
