@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conform.core.vocabulary import read_vocabulary
 from conform.trainer.corpus import MAX_CHARS
 from conform.trainer.data_batches import Place, read_batches
 from conform.trainer.data_encode import Encoder, in_order
@@ -32,7 +33,6 @@ from conform.trainer.manifest import (
     SplitName,
     read_manifest,
 )
-from conform.trainer.model_proto import read_model
 from conform.trainer.shards import ShardWriter
 from conform.trainer.sources import Source, find_sources, source_sha256
 from conform.trainer.tokenizer import find_tokenizer, semantic_digest, tokenizer_sha256
@@ -104,7 +104,7 @@ class _Build:
     ) -> None:
         self.out, self.sources, self.records, self.model, self.recipe = out, sources, records, model, recipe
         self.skip_bad = skip_bad
-        proto = read_model(model)
+        proto = read_vocabulary(model)
         self.vocab, self.bos_id, self.eos_id = len(proto.pieces), proto.bos_id, proto.eos_id
         if min(self.bos_id, self.eos_id) < 0:
             raise DataError(f"{model}: has no bos or eos piece, which delimit documents; train one by conform's recipe")
