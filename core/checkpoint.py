@@ -26,6 +26,12 @@ _LARGEST_JSON = 100 << 20
 _MOST_SHARDS = 10_000
 # Bytes of one read: large enough for the disk, small beside a tensor.
 _CHUNK = 16 << 20
+# dtype → its bits as a whole number, and those of the exponent: all of them are set in NaN and infinity alone.
+_EXPONENTS: Mapping[str, tuple[str, int]] = {
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
 
 
 class Checkpoint:
@@ -99,6 +105,29 @@ class Checkpoint:
         tensor = self._find(name)
         with np.errstate(invalid="ignore"):  # a signalling NaN is reported by whoever checks the values
             return _as_float32(_read_raw(name, tensor), name, tensor)
+
+    def check_finite(self, name: str) -> None:
+        """Pass when every value of the tensor is finite; reads it in pieces.
+
+        Raises CheckpointError naming the tensor and its first NaN or infinity.
+        """
+        tensor = self._find(name)
+        exponent = _EXPONENTS.get(tensor.dtype)
+        if exponent is None:
+            raise _no_weights(name, tensor)
+        kind, mask = exponent
+        seen = 0
+        for chunk in _chunks(tensor):
+            bits = np.frombuffer(chunk[: len(chunk) // 4 * 4], np.dtype(kind))
+            bad = (bits & bits.dtype.type(mask)) == mask
+            if bad.any():
+                first = seen + int(np.argmax(bad))
+                index = tuple(int(i) for i in np.unravel_index(first, tensor.shape)) if tensor.shape else ()
+                value = self.read(name)[index]
+                raise CheckpointError(
+                    f"{tensor.path}: {name}: the value at {list(index)} is {value}; nothing can hold it"
+                )
+            seen += len(bits)
 
     def without_tied_copy(self) -> "Checkpoint":
         """The same checkpoint less an `lm_head.weight` that is byte-equal to the embedding which it is tied to.
@@ -271,4 +300,8 @@ def _as_float32(raw: NDArray[np.uint8], name: str, tensor: StoredTensor) -> Floa
     if tensor.dtype == "BF16":
         wide = raw.view("<u2").astype(np.uint32)
         return np.left_shift(wide, 16, out=wide).view(np.float32).reshape(tensor.shape)
-    raise CheckpointError(f"{tensor.path}: {name}: dtype {tensor.dtype} holds no weights; expected F32, F16 or BF16")
+    raise _no_weights(name, tensor)
+
+
+def _no_weights(name: str, tensor: StoredTensor) -> CheckpointError:
+    return CheckpointError(f"{tensor.path}: {name}: dtype {tensor.dtype} holds no weights; expected F32, F16 or BF16")

@@ -3,6 +3,9 @@
 __all__ = ["BUILTIN_PLUGINS"]
 
 BUILTIN_PLUGINS = (
+    "conform.plugins.metadata_gguf",
     "conform.plugins.quantizers.floats",
     "conform.plugins.quantizers.q8_0",
+    "conform.plugins.quantizers.i2_s",
+    "conform.plugins.quantizers.tq",
 )

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 import pluggy
 
+from conform.core.metadata import MetadataWriter
 from conform.core.quantizer import Quantizer
+from conform.core.runtime import RuntimeDriver
 
 __all__ = ["API", "conform_metadata_writers", "conform_quantizers", "conform_runtime_drivers", "hookimpl"]
 
@@ -25,12 +27,12 @@ def conform_quantizers() -> Iterable[Quantizer]:
 
 
 @_hookspec
-def conform_metadata_writers() -> Iterable[object]:
+def conform_metadata_writers() -> Iterable[MetadataWriter]:
     """The writers of GGUF metadata that this plugin offers, one for each architecture or purpose."""
     return ()
 
 
 @_hookspec
-def conform_runtime_drivers() -> Iterable[object]:
+def conform_runtime_drivers() -> Iterable[RuntimeDriver]:
     """The kinds of runtime that this plugin can start and judge."""
     return ()

@@ -35,6 +35,13 @@ _KINDS: dict[str, Kind] = {
     "conform_runtime_drivers": "runtime driver",
 }
 
+# What an object of each kind must have besides its name.
+_MEMBERS: dict[Kind, tuple[str, ...]] = {
+    "quantizer": ("layout", "needs_importance", "nbytes", "quantize", "dequantize"),
+    "metadata writer": ("keys",),
+    "runtime driver": ("accepts", "open"),
+}
+
 # A name is typed on command lines, matched by shell patterns and used in file names.
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
@@ -166,20 +173,18 @@ def _problem(kind: Kind, thing: object) -> str:
     name = getattr(thing, "name", None)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return f"a {kind} is named {name!r}; expected lower-case letters, digits, '_', '.' and '-'"
-    if kind != "quantizer":
-        return ""
-    if not isinstance(thing, Quantizer):
-        return f"{name} has no {', '.join(_missing(thing))}, which the protocol Quantizer demands"
-    if not isinstance(thing.layout, Layout):
-        return f"the layout of {name} is a {type(thing.layout).__name__}; expected a conform.plugins.Layout"
-    if not 0 <= thing.layout.ggml_type < 2**32 or thing.layout.block_size < 1:
-        return f"the layout of {name} is {thing.layout}; expected a 32-bit type id and a block size of at least 1"
+    if missing := [member for member in _MEMBERS[kind] if not hasattr(thing, member)]:
+        return f"{name} has no {', '.join(missing)}, which a {kind} must have"
+    return _layout_problem(name, thing) if isinstance(thing, Quantizer) and kind == "quantizer" else ""
+
+
+def _layout_problem(name: str, quantizer: Quantizer) -> str:
+    layout = quantizer.layout
+    if not isinstance(layout, Layout):
+        return f"the layout of {name} is a {type(layout).__name__}; expected a conform.plugins.Layout"
+    if not 0 <= layout.ggml_type < 2**32 or layout.block_size < 1:
+        return f"the layout of {name} is {layout}; expected a 32-bit type id and a block size of at least 1"
     return ""
-
-
-def _missing(thing: object) -> list[str]:
-    members = ("layout", "needs_importance", "nbytes", "quantize", "dequantize")
-    return [member for member in members if not hasattr(thing, member)]
 
 
 def _clash(kind: Kind, name: str, loaded: list[Plugin], second: Plugin) -> PluginError:

@@ -4,10 +4,12 @@ import difflib
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from conform.core.errors import PluginError
+from conform.core.metadata import MetadataWriter
 from conform.core.quantizer import Quantizer
+from conform.core.runtime import RuntimeDriver
 
 __all__ = ["Failure", "Kind", "Plugin", "Registry"]
 
@@ -52,8 +54,8 @@ class Registry:
     """What is installed; built-ins come first, everything else sorted by distribution and entry point."""
 
     quantizers: Mapping[str, Quantizer]
-    metadata_writers: Mapping[str, Any] = field(default_factory=dict)
-    runtime_drivers: Mapping[str, Any] = field(default_factory=dict)
+    metadata_writers: Mapping[str, MetadataWriter] = field(default_factory=dict)
+    runtime_drivers: Mapping[str, RuntimeDriver] = field(default_factory=dict)
     plugins: tuple[Plugin, ...] = ()
     failures: tuple[Failure, ...] = ()
 
