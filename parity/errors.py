@@ -6,4 +6,4 @@ __all__ = ["RuntimeDriverError"]
 
 
 class RuntimeDriverError(ConformError):
-    """A runtime that cannot be driven at all: not there, not executable, cannot be built."""
+    """A runtime that cannot be driven at all: not built, not executable, not understood."""
