@@ -16,15 +16,13 @@ from conform.core.quantizer import Float32
 from conform.core.runtime import Request, Runtime, RuntimeFault, Step
 from conform.parity.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
 from conform.parity.passages import Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
+from conform.parity.progress import Progress
 from conform.parity.reference import Reference
 from conform.parity.tokenizer import PromptTokenizer, bos_ids
 from conform.parity.weights import CheckpointWeights, FileWeights
 from conform.plugins.registry import Registry
 
-__all__ = ["Evidence", "Progress", "Source", "Subject"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, all) as the evidence comes in."""
+__all__ = ["Evidence", "Source", "Subject"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

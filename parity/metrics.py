@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from conform.core.quantizer import Float32
 
-__all__ = ["Closeness", "Divergence", "closeness", "divergence", "likelihood", "log_softmax"]
+__all__ = ["Closeness", "Divergence", "closeness", "divergences", "likelihood", "log_softmax", "summary"]
 
 Float64 = NDArray[np.float64]
 
@@ -62,19 +62,24 @@ def log_softmax(logits: Float32) -> Float64:
     return normalised
 
 
-def divergence(reference: Float32, subject: Float32) -> Divergence:
-    """KL divergence of (positions, vocab) logits: summed over the vocabulary, then averaged over positions.
+def divergences(reference: Float32, subject: Float32) -> tuple[Float64, NDArray[np.bool_]]:
+    """KL(reference || subject) in nats at each position of (positions, vocab) logits, and where both agree on the best.
 
-    Averaging over the vocabulary instead would divide by its size, and pass a broken model.
+    Summed over the vocabulary. Averaging over it instead would divide by its size, and pass a broken model.
     """
     expected, found = log_softmax(reference), log_softmax(subject)
-    if len(expected) == 0:
+    with np.errstate(invalid="ignore"):
+        kl = (np.exp(expected) * (expected - found)).sum(axis=-1)
+    kl = np.where(np.isfinite(kl), np.maximum(kl, 0.0), np.inf)
+    return kl, expected.argmax(axis=-1) == found.argmax(axis=-1)
+
+
+def summary(kl: Float64, same_top: NDArray[np.bool_]) -> Divergence:
+    """The figures of many positions; no position at all is an infinite divergence."""
+    if len(kl) == 0:
         return Divergence(float("inf"), float("inf"), float("inf"), 0, 0.0)
-    per_position = (np.exp(expected) * (expected - found)).sum(axis=-1)
-    per_position = np.where(np.isfinite(per_position), np.maximum(per_position, 0.0), np.inf)
-    same_top = float((expected.argmax(axis=-1) == found.argmax(axis=-1)).mean())
-    p99 = float(np.quantile(per_position, 0.99, method="higher"))
-    return Divergence(float(per_position.mean()), p99, float(per_position.max()), len(expected), same_top)
+    p99 = float(np.quantile(kl, 0.99, method="higher"))
+    return Divergence(float(kl.mean()), p99, float(kl.max()), len(kl), float(same_top.mean()))
 
 
 def likelihood(logits: Float32, following: NDArray[np.integer]) -> float:

@@ -66,7 +66,7 @@ class Reference:
     def normalised(self, values: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm over the last axis; the mean square is summed in float64 unless arithmetic is single."""
         wide = values.double() if self.arithmetic == "double" else values
-        inverse = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.dimensions.norm_eps).float()
+        inverse = (1 / (wide.square().mean(dim=-1, keepdim=True) + self.dimensions.norm_eps).sqrt()).float()
         return values * inverse * weight
 
 
@@ -168,7 +168,7 @@ def _per_head(rows: Tensor, heads: int) -> Tensor:
 def _softmax(scores: Tensor) -> Tensor:
     shifted = scores - scores.amax(dim=-1, keepdim=True)
     weights = torch.exp(shifted.double()).float()
-    return weights / weights.sum(dim=-1, keepdim=True)
+    return weights * (1 / weights.sum(dim=-1, keepdim=True))
 
 
 def _rotated(heads: Tensor, sizes: Dimensions) -> Tensor:

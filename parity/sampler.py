@@ -54,10 +54,12 @@ def choose(logits: Float32, sampling: Sampling, generator: Xorshift64Star) -> Dr
     return _drawn(ids, probabilities, generator.uniform())
 
 
-def nucleus(logits: Float32, sampling: Sampling) -> frozenset[int]:
-    """The smallest set of likeliest tokens whose probability reaches top_p, whatever generator draws from it."""
+def nucleus(logits: Float32, sampling: Sampling, slack: float = 0.0) -> frozenset[int]:
+    """The smallest set of likeliest tokens whose probability reaches top_p + slack, whoever draws from it."""
     probabilities = _softmax((logits / np.float32(sampling.temperature)).astype(np.float32))
-    ids, _ = _cut(np.arange(len(probabilities)), probabilities, _top_p(sampling))
+    if _top_p(sampling) + slack >= 1:
+        return frozenset(range(len(probabilities)))
+    ids, _ = _cut(np.arange(len(probabilities)), probabilities, _top_p(sampling) + slack)
     return frozenset(int(token) for token in ids)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +17,15 @@ import numpy as np
 
 from conform.core.gguf_read import GGUFFile
 from conform.core.quantizer import Float32
-from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeFault, Step
+from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step
 from conform.core.sidecar import file_sha256
 from conform.parity.answer_line import read_answer
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.process import Finished, run_program
 from conform.parity.trace import read_debug_logits, read_step
+from conform.plugins.hookspecs import hookimpl
 
-__all__ = ["BitnetGo", "BitnetGoDriver"]
+__all__ = ["BitnetGo", "BitnetGoDriver", "conform_runtime_drivers"]
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 # Go exits with 2 for a usage error as well as for a panic; only stderr tells them apart.
@@ -49,6 +50,12 @@ class BitnetGoDriver:
         if not os.access(program, os.X_OK):
             raise RuntimeDriverError(f"{program}: not executable; chmod +x it, or give the path of the binary")
         return BitnetGo(program.resolve(), model, limits)
+
+
+@hookimpl
+def conform_runtime_drivers() -> Iterable[RuntimeDriver]:
+    """The driver of this module."""
+    return [BitnetGoDriver()]
 
 
 class BitnetGo:
@@ -76,7 +83,8 @@ class BitnetGo:
 
     def step(self, request: Request, step: int, *, values: int = 0) -> tuple[Answer, Step]:
         """See Runtime."""
-        watched = {"STEP": str(step), "LAYER": "-1", "VALUES_N": str(values)}
+        # The hidden state is printed only along with at least one value of some layer.
+        watched = {"STEP": str(step), "LAYER": "-1" if values else "0", "VALUES_N": str(max(values, 1))}
         answer, stderr = self._generate(
             request, {f"BITNET_DRIFT_TRACE_{name}": value for name, value in watched.items()}
         )
