@@ -3,6 +3,7 @@
 __all__ = ["BUILTIN_PLUGINS"]
 
 BUILTIN_PLUGINS = (
+    "conform.parity.drivers.bitnet_go",
     "conform.plugins.metadata_gguf",
     "conform.plugins.quantizers.floats",
     "conform.plugins.quantizers.q8_0",
