@@ -16,6 +16,7 @@ from conform.core.errors import ConformError, QuantizeError
 __all__ = ["Ggml", "GgmlMissingError", "find_library"]
 
 _NAMES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+_LAST_TYPE = 35  # tq2_0; the library reads past its table for an id that it does not know, and later ids are not ours
 _TYPES = (
     64  # more ids than ggml has; the library asserts on an id that it does not know, so nothing beyond is asked for
 )
@@ -90,8 +91,6 @@ class Ggml:
         lib.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
         lib.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
         lib.ggml_validate_row_data.restype = ctypes.c_bool
-        lib.ggml_type_name.argtypes = [ctypes.c_int]
-        lib.ggml_type_name.restype = ctypes.c_char_p
         lib.ggml_version.restype = ctypes.c_char_p
         chunk = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
         lib.ggml_quantize_chunk.argtypes = chunk
@@ -152,8 +151,7 @@ class Ggml:
         return bool(self._lib.ggml_validate_row_data(ggml_type, packed.ctypes.data, packed.nbytes))
 
     def _traits(self, ggml_type: int) -> _Traits:
-        # ggml_get_type_traits aborts the process on an id that it does not know; the name of one is NONE or null.
-        if ggml_type < 0 or self._lib.ggml_type_name(ggml_type) in {None, b"NONE"}:
+        if not 0 <= ggml_type <= _LAST_TYPE:
             raise QuantizeError(f"ggml {self.version} has no type {ggml_type}")
         traits: _Traits = self._lib.ggml_get_type_traits(ggml_type).contents
         if not traits.blck_size or not traits.to_float:
