@@ -17,9 +17,6 @@ __all__ = ["Ggml", "GgmlMissingError", "find_library"]
 
 _NAMES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
 _LAST_TYPE = 35  # tq2_0; the library reads past its table for an id that it does not know, and later ids are not ours
-_TYPES = (
-    64  # more ids than ggml has; the library asserts on an id that it does not know, so nothing beyond is asked for
-)
 
 
 class GgmlMissingError(ConformError):
