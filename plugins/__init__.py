@@ -1,1 +1,37 @@
-"""Everything a third party could have written, registered through the same hooks."""
+"""Everything a third party could have written, registered through the same hooks.
+
+What stands in `__all__` here is all that a plugin needs; the rest of conform may change without notice.
+"""
+
+from conform.core.errors import ConformError, PluginError, QuantizeError
+from conform.core.metadata import ExportFacts, KeyValue, MetadataWriter
+from conform.core.quantizer import Effort, Float32, Layout, Packed, Quantizer, Tunable
+from conform.core.runtime import Generation, Runtime, RuntimeDriver, Trace, TraceStep
+from conform.plugins.hookspecs import hookimpl
+from conform.plugins.quantizers.blocks import checked_packed, checked_rows, column_weights, packed_size, run_rows
+
+__all__ = [
+    "ConformError",
+    "Effort",
+    "ExportFacts",
+    "Float32",
+    "Generation",
+    "KeyValue",
+    "Layout",
+    "MetadataWriter",
+    "Packed",
+    "PluginError",
+    "QuantizeError",
+    "Quantizer",
+    "Runtime",
+    "RuntimeDriver",
+    "Trace",
+    "TraceStep",
+    "Tunable",
+    "checked_packed",
+    "checked_rows",
+    "column_weights",
+    "hookimpl",
+    "packed_size",
+    "run_rows",
+]

@@ -1,0 +1,10 @@
+"""Built-in: the plugins that ship with conform, loaded before any other and through the same hooks."""
+
+__all__ = ["BUILTIN_PLUGINS"]
+
+BUILTIN_PLUGINS = (
+    "conform.plugins.quantizers.floats",
+    "conform.plugins.quantizers.q8_0",
+    "conform.plugins.quantizers.i2_s",
+    "conform.plugins.quantizers.tq",
+)
