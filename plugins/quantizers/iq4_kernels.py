@@ -1,21 +1,15 @@
-"""The search kernels of iq4_nl and iq4_xs: import lazily, this module imports numba.
-
-Every array of a search is (value, lane), a lane being one block of 32: loops run over lanes, so that sums over a block
-are made in the same order whatever the width of the machine's vectors, and the bytes are the same everywhere.
-"""
+"""The search kernels of iq4_nl and iq4_xs, over lanes of 32 values. Import lazily: this imports numba."""
 
 import numpy as np
 
 from conform.core.quantizer import Float32, Packed
 from conform.plugins.quantizers.compiled import half_bits, half_value, inlined, kernel
+from conform.plugins.quantizers.lanes import HUGE, LANES, load, normalise
 
 __all__ = ["iq4_nl", "iq4_xs"]
 
-LANES = 64
 SIZE = 32  # values in a block
 ZERO, ONE = np.float32(0), np.float32(1)
-TINY = np.float32(2.0**-40)  # no float16 scale is small enough for blocks below this
-HUGE = np.float32(2.0**60)  # nor large enough for blocks above this
 INFINITE_HALF = np.int64(0x7C00)
 NO_HALF = np.int64(0)
 SUPER_STEPS = 5
@@ -57,29 +51,6 @@ def _code(v: np.float32) -> np.int32:
 
 
 @kernel
-def _load(rows: Float32, weights: Float32, first: int, x: Float32, w: Float32, peak: Float32) -> None:
-    """Blocks first .. first + LANES as lanes, zeros and ones past the end; peak is the value of largest magnitude."""
-    per_row = rows.shape[1] // SIZE
-    total = len(rows) * per_row
-    for lane in range(LANES):
-        block = first + lane
-        if block >= total:
-            x[:, lane] = ZERO
-            w[:, lane] = ONE
-            peak[lane] = ZERO
-            continue
-        row = block // per_row
-        col = (block - row * per_row) * SIZE
-        for j in range(SIZE):
-            x[j, lane] = rows[row, col + j]
-            w[j, lane] = weights[col + j]
-    peak[:] = ZERO
-    for j in range(SIZE):
-        for lane in range(LANES):
-            peak[lane] = x[j, lane] if abs(x[j, lane]) > abs(peak[lane]) else peak[lane]
-
-
-@kernel
 def _fit(x: Float32, w: Float32, inverse: Float32, a: Float32, b: Float32) -> None:
     """a = sum w x q and b = sum w q² for q the levels nearest to x * inverse."""
     a[:] = ZERO
@@ -117,23 +88,6 @@ def _search(
 
 
 @kernel
-def _normalise(x: Float32, peak: Float32, unit: Float32, group: int) -> None:
-    """Scale lanes to peaks near 1, exactly, by one power of two for each group of lanes."""
-    for first in range(0, LANES, group):
-        largest = ZERO
-        for lane in range(first, first + group):
-            largest = max(largest, abs(peak[lane]))
-        bits = np.float32(largest).view(np.int32) & 0x7F800000
-        usable = TINY <= largest <= HUGE
-        down = np.int32((254 << 23) - bits).view(np.float32) if usable else ZERO
-        for lane in range(first, first + group):
-            unit[lane] = ONE / down if usable else (ZERO if largest < TINY else HUGE)
-            peak[lane] *= down
-            for j in range(SIZE):
-                x[j, lane] = x[j, lane] * down
-
-
-@kernel
 def _write_codes(x: Float32, inverse: np.float32, lane: int, out: Packed, at: int) -> None:
     """The sixteen bytes of one block: value j in the low, value j + 16 in the high half of byte j."""
     for j in range(16):
@@ -154,8 +108,8 @@ def iq4_nl(rows: Float32, weights: Float32, out: Packed, starts: Float32, refits
     per_row = rows.shape[1] // SIZE
     total = len(rows) * per_row
     for first in range(0, total, LANES):
-        _load(rows, weights, first, x, w, peak)
-        _normalise(x, peak, unit, 1)
+        load(rows, weights, first, x, w, peak)
+        normalise(x, peak, unit, 1)
         _search(x, w, peak, starts, refits, scale, curvature)
         for lane in range(min(LANES, total - first)):
             row = (first + lane) // per_row
@@ -240,8 +194,8 @@ def iq4_xs(rows: Float32, weights: Float32, out: Packed, starts: Float32, refits
     per_row = rows.shape[1] // SIZE
     total = len(rows) * per_row
     for first in range(0, total, LANES):
-        _load(rows, weights, first, x, w, peak)
-        _normalise(x, peak, unit, 8)
+        load(rows, weights, first, x, w, peak)
+        normalise(x, peak, unit, 8)
         _search(x, w, peak, starts, refits, scale, curvature)
         for lane in range(0, LANES, 8):
             usable = ZERO < unit[lane] < HUGE
