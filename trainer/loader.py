@@ -99,7 +99,7 @@ class TokenLoader:
         self.manifest = read_manifest(folder)
         self.manifest_digest = manifest_digest(folder)
         refuse_foreign_shards(folder, self.manifest)
-        self.seq_len, self.global_batch, self.seed = seq_len, global_batch, seed
+        self.folder, self.seq_len, self.global_batch, self.seed = folder, seq_len, global_batch, seed
         self._rows = range(rank * (global_batch // world), (rank + 1) * (global_batch // world))
         self._train = TokenStream(folder, self.manifest, self.manifest.train.shards, verify)
         self._held_out = TokenStream(folder, self.manifest, self.manifest.held_out.shards, verify)

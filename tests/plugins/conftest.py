@@ -71,3 +71,9 @@ def site_packages(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
     return SitePackages(folder, monkeypatch)
+
+
+@pytest.fixture
+def plain_source():
+    """A module that offers the quantizer `plain`."""
+    return PLAIN
