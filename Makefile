@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python demo.py
+	$(BIN)/python docs/demo.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

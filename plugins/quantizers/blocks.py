@@ -10,7 +10,7 @@ import numpy as np
 from conform.core.errors import QuantizeError
 from conform.core.quantizer import Float32, Packed
 
-__all__ = ["checked_rows", "column_weights", "packed_size", "run_rows", "threads"]
+__all__ = ["checked_packed", "checked_rows", "column_weights", "packed_size", "run_rows", "threads"]
 
 # (values, weights, out) for some whole rows; must be a nogil function of its arguments alone.
 RowKernel = Callable[[Float32, Float32, Packed], None]
@@ -43,6 +43,18 @@ def checked_rows(name: str, values: Float32, block_size: int) -> Float32:
         row, col = np.argwhere(~finite)[0]
         raise QuantizeError(f"row {row}, column {col} is {rows[row, col]}; {name} quantizes finite values only")
     return rows
+
+
+def checked_packed(name: str, packed: Packed, nbytes: int) -> Packed:
+    """The bytes, C-contiguous, after it is certain that there are exactly `nbytes` of them.
+
+    Raises QuantizeError for another size, dtype or number of dimensions.
+    """
+    if packed.dtype != np.uint8 or packed.shape != (nbytes,):
+        raise QuantizeError(
+            f"{name} decodes {nbytes} bytes for this shape, found {packed.dtype} of shape {packed.shape}"
+        )
+    return np.ascontiguousarray(packed)
 
 
 def column_weights(name: str, importance: Float32 | None, cols: int) -> Float32:

@@ -1,6 +1,6 @@
 """Faults planted into goref's sources: each must move its hidden states away from the float64 reference's.
 
-They show that the comparison in test_goref_forward.py can fail, and by how much.
+They show that the comparison in test_forward.py can fail, and by how much.
 """
 
 import importlib.util
@@ -35,8 +35,8 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def forward():
-    """The reference of test_goref_forward.py."""
-    spec = importlib.util.spec_from_file_location("goref_forward", Path(__file__).with_name("test_goref_forward.py"))
+    """The reference of test_forward.py."""
+    spec = importlib.util.spec_from_file_location("goref_forward", Path(__file__).with_name("test_forward.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -56,7 +56,7 @@ def test_a_planted_fault_shows(micro, mutated_goref, run_binary, forward, tmp_pa
     assert ran.code == 0, ran.err
     expected, _ = forward.reference(spec, spec.weights(), TOKENS)
     assert np.isfinite(ran.hidden()).all()
-    # A hundred times what test_goref_forward.py accepts, for I2_S as well.
+    # A hundred times what test_forward.py accepts, for I2_S as well.
     assert forward.nmse(ran.hidden(), expected) > 1e-4
 
 

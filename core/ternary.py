@@ -1,0 +1,54 @@
+"""Ternary: the absmean rule of BitNet b1.58 (arXiv:2402.17764): a float matrix becomes -1, 0, +1 and one scale."""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conform.core.errors import QuantizeError
+from conform.core.quantizer import Float32
+
+__all__ = ["Codes", "absmean_scale", "effective", "exact_scale", "ternarise"]
+
+Codes: TypeAlias = NDArray[np.int8]
+"""Ternary values -1, 0, +1 in the shape of the matrix."""
+
+_SMALLEST_SCALE = np.float32(1e-5)
+
+
+def absmean_scale(values: Float32) -> np.float32:
+    """max(mean |w|, 1e-5): the mean is accumulated in float64, then rounded to float32."""
+    mean = np.float32(np.mean(np.abs(values), dtype=np.float64)) if values.size else np.float32(0)
+    return max(mean, _SMALLEST_SCALE)
+
+
+def exact_scale(values: Float32) -> np.float32 | None:
+    """c when every value is -c, 0 or c, with c > 0; None for any other matrix.
+
+    Such a matrix is ternary already, and the absmean of its values would shrink it.
+    """
+    magnitudes = np.abs(values)
+    largest = np.float32(magnitudes.max(initial=0))
+    if not largest > 0 or not np.isfinite(largest):
+        return None
+    return largest if bool(((magnitudes == largest) | (magnitudes == 0)).all()) else None
+
+
+def ternarise(values: Float32) -> tuple[Codes, np.float32]:
+    """The codes clip(rint(w / scale), -1, 1), halves rounded to even, and the scale: `exact_scale`, else absmean.
+
+    Raises QuantizeError for NaN and infinity.
+    """
+    exact = exact_scale(values)
+    if exact is not None:
+        return np.sign(values).astype(np.int8), exact
+    scale = absmean_scale(values)
+    if not np.isfinite(scale):
+        raise QuantizeError("a value is NaN or infinite, or their mean overflows; only finite values are ternarised")
+    return np.clip(np.rint(values / scale), -1, 1).astype(np.int8), scale
+
+
+def effective(values: Float32) -> Float32:
+    """The values that a ternary layer computes with: codes times scale."""
+    codes, scale = ternarise(values)
+    return codes.astype(np.float32) * scale

@@ -1,0 +1,173 @@
+"""i2_s: ternary values at two bits each and one scale a tensor (BitNet), in the three byte layouts found in the wild.
+
+    n/4 bytes of codes | 4 bytes float32 scale | 28 zero bytes        value = scale · (code - 1), code 3 never occurs
+
+A byte holds four codes, the first in its highest bits; the layouts differ in which four values those are:
+
+    i2_s       p, p+32, p+64, p+96 of each 128 values     x86, and every converter written in Python: the usual one
+    i2_s_arm   p, p+16, p+32, p+48 of each 64 values      the C quantizer compiled for ARM NEON since November 2025
+    i2_s_rows  rows 4r … 4r+3 of one column               x86 compiled without activation parallelism
+
+Nothing in a file tells which one it is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conform.core.errors import QuantizeError
+from conform.core.quantizer import Float32, Layout, Packed, Quantizer
+from conform.core.ternary import absmean_scale, exact_scale
+from conform.plugins.hookspecs import hookimpl
+from conform.plugins.quantizers.blocks import checked_packed, checked_rows, packed_size, run_rows
+
+__all__ = ["I2S", "I2SArm", "I2SRows", "TernaryScale", "conform_quantizers", "optimal_scale"]
+
+TernaryScale: TypeAlias = Literal["absmean", "optimal"]
+"""How a matrix that is not ternary yet gets its scale: BitNet's rule, or the least squared error."""
+
+_GGML_TYPE = 36
+_TAIL = 32
+# Values packed at a time, so that the codes stay in a core's cache.
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class I2S:
+    """The usual layout. A matrix that is exactly ternary is packed without loss, whatever `ternary_scale` says."""
+
+    name: ClassVar[str] = "i2_s"
+    layout: ClassVar[Layout] = Layout(_GGML_TYPE, 128)
+    needs_importance: ClassVar[bool] = False
+
+    ternary_scale: TernaryScale = "absmean"
+
+    def with_scale(self, ternary_scale: TernaryScale) -> "I2S":
+        """The same layout, scaled by the other rule.
+
+        Raises QuantizeError for a rule that does not exist.
+        """
+        if ternary_scale not in {"absmean", "optimal"}:
+            raise QuantizeError(f"{ternary_scale}: no such ternary scale; there are absmean and optimal")
+        return dataclasses.replace(self, ternary_scale=ternary_scale)
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        rows = math.prod(shape[:-1])
+        if rows % self._rows_together():
+            raise QuantizeError(f"{rows} rows are not a multiple of {self._rows_together()}, which {self.name} needs")
+        return packed_size(self.name, shape, self.layout.block_size, self.layout.block_size) // 4 + _TAIL
+
+    def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
+        size = self.nbytes(values.shape)
+        rows = checked_rows(self.name, values, self.layout.block_size)
+        scale = _scale(rows, self.ternary_scale)
+        # rint(w / scale) is +1 exactly where w > scale / 2: a half is even, and the quotient next to it rounds away.
+        threshold = np.full(1, scale / np.float32(2))
+        quads = rows.reshape(-1, 4 * self._lanes(rows.shape[1]))
+        packed = np.zeros(size, np.uint8)
+        packed[:-_TAIL] = run_rows(_pack_quads, quads, threshold, quads.shape[1] // 4)
+        packed[-_TAIL : 4 - _TAIL] = np.full(1, scale, "<f4").view(np.uint8)
+        return packed
+
+    def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
+        checked = checked_packed(self.name, packed, self.nbytes(shape))
+        codes, scale = checked[:-_TAIL], checked[-_TAIL : 4 - _TAIL].view("<f4").astype(np.float32)
+        if (codes & codes >> 1 & 0x55).any():
+            where = int(np.argmax(codes & codes >> 1 & 0x55 != 0))
+            raise QuantizeError(f"byte {where} is 0x{codes[where]:02x}: code 3 has no meaning in {self.name}")
+        return _unpack(codes.reshape(-1, self._lanes(shape[-1])), scale).reshape(shape)
+
+    def _lanes(self, cols: int) -> int:
+        """How many bytes stand side by side before the second code of the first byte's value is reached."""
+        return self.layout.block_size // 4
+
+    def _rows_together(self) -> int:
+        return 1
+
+
+class I2SArm(I2S):
+    """The layout of the ARM NEON kernels."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "i2_s_arm"
+    layout: ClassVar[Layout] = Layout(_GGML_TYPE, 64, "arm")
+
+
+class I2SRows(I2S):
+    """The layout that interleaves four rows."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "i2_s_rows"
+    layout: ClassVar[Layout] = Layout(_GGML_TYPE, 1, "rows")
+
+    def _lanes(self, cols: int) -> int:
+        return cols
+
+    def _rows_together(self) -> int:
+        return 4
+
+
+@hookimpl
+def conform_quantizers() -> Iterable[Quantizer]:
+    return (I2S(), I2SArm(), I2SRows())
+
+
+def optimal_scale(values: Float32) -> np.float32:
+    """The scale s that minimises Σ(w - s·t)² over ternary t, exactly.
+
+    With the k largest magnitudes kept, their mean is the best scale and the error falls by (their sum)²/k; so the best
+    k is found by sorting, in O(n log n).
+    """
+    magnitudes = np.sort(np.abs(values), axis=None)[::-1]
+    sums = np.cumsum(magnitudes, dtype=np.float64)
+    counts = np.arange(1, sums.size + 1, dtype=np.float64)
+    best = int(np.argmax(sums * sums / counts))
+    return np.float32(sums[best] / counts[best])
+
+
+def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
+    head = rows[:1]
+    # A first row that is not ternary settles it without a look at the others.
+    exact = None if head.any() and exact_scale(head) is None else exact_scale(rows)
+    if exact is not None:
+        return exact
+    scale = optimal_scale(rows) if rule == "optimal" and rows.any() else absmean_scale(rows)
+    if not np.isfinite(scale):
+        raise QuantizeError("the mean magnitude overflows float32, so there is no ternary scale")
+    return scale
+
+
+def _pack_quads(quads: Float32, threshold: Float32, out: Packed) -> None:
+    """(n, 4·lanes) values → (n, lanes) bytes."""
+    step = max(1, _PIECE // max(1, quads.shape[1]))
+    for start in range(0, len(quads), step):
+        piece = quads[start : start + step]
+        codes = np.greater(piece, threshold).view(np.uint8)
+        codes += np.greater_equal(piece, -threshold).view(np.uint8)
+        out[start : start + step] = _pack_codes(codes.reshape(len(piece), 4, -1))
+
+
+def _pack_codes(codes: Packed) -> Packed:
+    # Eight codes at a time where the width allows: no shift carries a code into the next byte.
+    words: NDArray[np.uint8] | NDArray[np.uint64] = codes.view(np.uint64) if codes.shape[2] % 8 == 0 else codes
+    packed = words[:, 0] << 6
+    packed |= words[:, 1] << 4
+    packed |= words[:, 2] << 2
+    packed |= words[:, 3]
+    return packed.view(np.uint8)
+
+
+def _unpack(codes: Packed, scale: Float32) -> Float32:
+    values = np.empty((len(codes), 4, codes.shape[1]), np.float32)
+    step = max(1, _PIECE // max(1, codes.shape[1]))
+    for start in range(0, len(codes), step):
+        piece = codes[start : start + step]
+        for place, shift in enumerate((6, 4, 2, 0)):
+            values[start : start + step, place] = (piece >> shift & 3).view(np.int8) - np.int8(1)
+        values[start : start + step] *= scale
+    return values

@@ -1,0 +1,52 @@
+import pytest
+
+from conform.contract.errors import ContractError
+from conform.contract.infer import contract_from_hf_config
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_a_llama_config_gives_its_parameters():
+    model = contract_from_hf_config(LLAMA, "tinyllama").model
+    assert model.parameters == 1_100_048_384
+    assert (model.head_dim, model.rope_base, model.dtype) == (64, 10000.0, "bf16")
+
+
+def test_newer_configs_keep_rope_elsewhere():
+    config = LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
+    assert contract_from_hf_config(config, "x").model.rope_base == 500000.0
+
+
+def test_bitnet_has_sub_norms_and_ternary_linears():
+    config = LLAMA | {"model_type": "bitnet", "hidden_act": "relu2", "tie_word_embeddings": True}
+    model = contract_from_hf_config(config, "x").model
+    assert (model.architecture, model.sub_norms, model.linear) == ("bitnet-b1.58", True, "ternary")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type = 'gpt2'"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope scaling = 'yarn'"),
+        ({"hidden_size": "2048"}, "hidden_size"),
+        ({"num_attention_heads": 0}, "heads = 0"),
+    ],
+)
+def test_what_no_contract_expresses_is_named(change, message):
+    with pytest.raises(ContractError, match=message):
+        contract_from_hf_config(LLAMA | change, "x")

@@ -1,0 +1,78 @@
+import dataclasses
+
+import pytest
+
+from conform.contract.errors import ContractError
+from conform.contract.load import load_contract, shipped_contracts
+
+# Frozen: a contract is replaced by a new version under a new name, never edited.
+DIGESTS = {
+    "base-1.5b": "645f0ce15b51dcfe91e7d30824595cc80e4bb7202285e55f91929a6a3e60bc43",
+    "exact-1.5b": "011c4bca0dfb07777f3f7e3412c15c9afd37dc854d4b3050126d351a5d2fb509",
+    "medium": "2789cb7ed334d66b0b7c14a27bfcf305b955c44f6cccc69c03d7f1a0fa889bcc",
+    "nano": "5c80fceb735942c166f9f51bcc3f5e039bec7d56b22c28200dcc4d4f1fecc598",
+    "tiny": "5e28d4ab5ad6345a877070969b3345120b98f082a5d1c333021dc7e538c7ab0c",
+}
+PARAMETERS = {
+    "base-1.5b": 1_525_254_144,
+    "exact-1.5b": 1_500_088_320,
+    "medium": 221_537_280,
+    "nano": 7_997_952,
+    "tiny": 16_060_672,
+}
+
+
+def test_every_shipped_contract_has_a_pinned_digest():
+    assert {name: load_contract(name).digest for name in shipped_contracts()} == DIGESTS
+
+
+def test_every_shipped_contract_has_a_pinned_size():
+    assert {name: load_contract(name).model.parameters for name in shipped_contracts()} == PARAMETERS
+
+
+def test_the_digest_covers_every_field_of_the_model():
+    contract = load_contract("nano")
+    changed = {"layers": 3, "rope_base": 10001.0, "linear": "ternary", "tied_embeddings": False, "norm_eps": 1e-6}
+    for field, value in changed.items():
+        model = dataclasses.replace(contract.model, **{field: value})
+        assert dataclasses.replace(contract, model=model).digest != contract.digest, field
+
+
+def test_the_digest_does_not_cover_name_and_reasons():
+    contract = load_contract("nano")
+    assert dataclasses.replace(contract, name="other", why="for a test").digest == contract.digest
+
+
+@pytest.mark.parametrize("name", ["nano", "nano+ternary", "nano+bitnet", "base-1.5b"])
+def test_row_lengths_fit_every_quantisation(name):
+    model = load_contract(name).model
+    assert all(width % 256 == 0 for width in (model.hidden, model.q_width, model.ffn))
+
+
+def test_nano_is_awkward():
+    model = load_contract("nano").model
+    assert model.heads // model.kv_heads != model.kv_heads
+    assert model.q_width != model.hidden
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layers", 0, "layers = 0"),
+        ("vocab", 2**31, "vocab"),
+        ("kv_heads", 3, "divisor of heads = 8"),
+        ("rope_dim", 31, "even number"),
+        ("rope_dim", 64, "up to head_dim = 32"),
+        ("norm_eps", 0.0, "norm_eps"),
+        ("rope_base", float("inf"), "finite"),
+        ("architecture", "gpt2", "architecture"),
+    ],
+)
+def test_a_contradiction_names_its_field(field, value, message):
+    with pytest.raises(ContractError, match=message):
+        dataclasses.replace(load_contract("nano").model, **{field: value})
+
+
+def test_bitnet_ties_its_output():
+    with pytest.raises(ContractError, match="tied_embeddings"):
+        dataclasses.replace(load_contract("nano+bitnet").model, tied_embeddings=False)

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+HEAVY = ("torch", "numba", "sentencepiece", "pyarrow", "matplotlib")
+
+
+def run_python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_no_heavy_module():
+    code = (
+        "import sys; from conform.core.cli import cli; cli.main(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    modules = run_python(code).stdout.split()
+    assert "conform.core.cli" in modules
+    assert not set(HEAVY) & set(modules)
+
+
+def test_every_command_explains_itself_without_heavy_modules():
+    code = (
+        "import sys; from conform.core import cli\n"
+        "for name in cli._COMMANDS: cli.cli.main([name, '--help'], standalone_mode=False)\n"
+        f"sys.exit(' '.join(set({HEAVY}) & set(sys.modules)))"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_user_error_is_one_sentence_and_exit_2():
+    result = subprocess.run(
+        [sys.executable, "-m", "conform.core.cli", "contract", "show", "nope"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("conform: nope: no such contract")
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,47 @@
+"""Imports point one way: contract <- core <- plugins <- parity, and trainer beside them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "contract": {"contract"},
+    "core": {"contract", "core"},
+    "plugins": {"contract", "core", "plugins"},
+    "parity": {"contract", "core", "plugins", "parity"},
+    "trainer": {"contract", "core", "trainer"},
+}
+# Command modules compose what the folders offer; the trainer's judge measures a training run by plugins' quantizers.
+COMPOSERS = {"trainer/judge.py"}
+
+
+def modules():
+    for folder in MAY_IMPORT:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            relative = path.relative_to(ROOT).as_posix()
+            if "commands" not in path.name and "template" not in path.parts and relative not in COMPOSERS:
+                yield pytest.param(folder, path, id=relative)
+
+
+def imported_folders(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        yield from (name.split(".")[1] for name in names if name.startswith("conform."))
+
+
+@pytest.mark.parametrize(("folder", "path"), list(modules()))
+def test_imports_point_one_way(folder, path):
+    assert set(imported_folders(path)) <= MAY_IMPORT[folder]
+
+
+@pytest.mark.parametrize(("folder", "path"), list(modules()))
+def test_public_names_are_listed(folder, path):
+    tree = ast.parse(path.read_text())
+    assigned = {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    assert "__all__" in assigned or not any(isinstance(n, ast.ClassDef | ast.FunctionDef) for n in tree.body)
