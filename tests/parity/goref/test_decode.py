@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
+from conform.plugins.host import load_registry
+
 F16_AT = {  # where a block keeps its f16 scale
     Kind.Q8_0: 0,
     Kind.IQ1_S: 0,
@@ -115,3 +117,15 @@ def test_a_model_of_every_type_runs(micro, run_goref, tmp_path, kind):
     file.tensors["blk.0.ffn_up.weight"] = type(tensor)(tensor.shape, int(kind), blocks.tobytes())
     ran = run_goref("bitnet", "--model", file.write(tmp_path / "m.gguf"), "--max-tokens", 1)
     assert ran.code == 0, ran.err
+
+
+READABLE = [name for name in load_registry().quantizers if name not in {"i2_s_arm", "i2_s_rows"}]
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_what_a_quantizer_writes_decodes_to_the_bits_it_means(goref_sha256, name):
+    quantizer = load_registry().quantizers[name]
+    values = np.random.default_rng(2).standard_t(3, (6, 512)).astype(np.float32)
+    packed = quantizer.quantize(values)
+    expected = quantizer.dequantize(packed, values.shape)
+    assert goref_sha256(values.shape, quantizer.layout.ggml_type, packed.tobytes()) == sha256(expected)
