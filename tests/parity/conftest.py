@@ -2,8 +2,7 @@
 
 import dataclasses
 import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
