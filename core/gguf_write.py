@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import struct
@@ -105,12 +106,15 @@ class PartialFile:
 
     def __enter__(self) -> "PartialFile":
         with _disk_errors(self.target):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.target.parent).free
             if free < self._size:
                 raise ExportError(
                     f"{self.target}: needs {self._size:,} bytes, but only {free:,} are free in {self.target.parent}"
                 )
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock()
+            os.ftruncate(self._fd, 0)
             os.ftruncate(self._fd, self._size)
         return self
 
@@ -146,6 +150,15 @@ class PartialFile:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+    def _lock(self) -> None:
+        # What a killed export left behind is overwritten; what another one is writing is not.
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._published = True  # it is not ours to remove
+            self._close()
+            raise ExportError(f"{self.target}: another export is writing this file") from None
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -77,19 +77,24 @@ def go_environment() -> dict[str, str]:
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
     }
-    if "GOCACHE" not in environment and not os.access(Path.home(), os.W_OK):
+    if "GOCACHE" not in environment and not os.access(_home(), os.W_OK):
         environment["GOCACHE"] = str(cache_folder() / "go-build")
     return environment
 
 
 def cache_folder() -> Path:
     """Where binaries are kept: below XDG_CACHE_HOME or ~/.cache, or a private temporary folder when neither works."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = base if base.is_absolute() else _home() / ".cache"
     for folder in (home / "conform" / "goref", Path(tempfile.gettempdir()) / f"conform-goref-{_user()}"):
         if _private(folder):
             return folder
     return Path(tempfile.mkdtemp(prefix="conform-goref-"))
+
+
+def _home() -> Path:
+    # Path.home() raises where there is none, as in some containers.
+    return Path(os.path.expanduser("~")).absolute()
 
 
 def _user() -> str:

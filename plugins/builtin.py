@@ -9,4 +9,6 @@ BUILTIN_PLUGINS = (
     "conform.plugins.quantizers.q8_0",
     "conform.plugins.quantizers.i2_s",
     "conform.plugins.quantizers.tq",
+    "conform.plugins.quantizers.iq1",
+    "conform.plugins.quantizers.iq4",
 )

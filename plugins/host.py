@@ -98,7 +98,7 @@ def _builtins() -> Iterator[_Candidate]:
     version = importlib.metadata.version("gguf-conform")
     for module in BUILTIN_PLUGINS:
         entry = module.removeprefix("conform.")
-        yield _Candidate(f"conform:{entry}", "gguf-conform", version, module, _importer(module), states_api=False)
+        yield _Candidate(f"gguf-conform:{entry}", "gguf-conform", version, module, _importer(module), states_api=False)
 
 
 def _importer(module: str) -> Callable[[], ModuleType]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from conform.parity.passages import Scope
 from conform.parity.progress import silent
 from conform.parity.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.tokenizer import open_tokenizer
-from conform.parity.toolchain import build_goref
+from conform.parity.toolchain import GOREF_SOURCES, build_goref
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
@@ -163,3 +164,22 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
         return judge(Subject(file, runtime, registry, source, tokenizer), scope, LIMITS, silent, keep_going=True)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def mutated_goref() -> Callable[[Path, Sequence[tuple[str, str, str]]], Path]:
+    """mutated_goref(tmp, [(file, old, new), …]) is a bitnet built from sources in which each text was replaced.
+
+    Every old text must occur exactly once in its file, so that a planted fault cannot silently be none.
+    """
+
+    def build(tmp: Path, replacements: Sequence[tuple[str, str, str]]) -> Path:
+        sources = tmp / "goref"
+        shutil.copytree(GOREF_SOURCES, sources)
+        for name, old, new in replacements:
+            text = (sources / name).read_text()
+            assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
+            (sources / name).write_text(text.replace(old, new))
+        return build_goref("bitnet", sources)
+
+    return build
