@@ -12,8 +12,9 @@ import numpy as np
 from conform.contract.spec import Contract
 from conform.core.checkpoint import Checkpoint
 from conform.core.gguf_read import GGUFFile
+from conform.core.gguf_types import I2_S
 from conform.core.quantizer import Float32
-from conform.core.runtime import Request, Runtime, RuntimeFault, Step
+from conform.core.runtime import Answer, Request, Runtime, RuntimeFault, Step
 from conform.parity.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
 from conform.parity.passages import Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
 from conform.parity.progress import Progress
@@ -54,6 +55,7 @@ class Evidence:
         self.subject = subject
         self.scope = scope
         self._progress = progress
+        self._watched: dict[tuple[Request, int], tuple[Answer, Step]] = {}
 
     @cached_property
     def sizes(self) -> Dimensions:
@@ -88,10 +90,7 @@ class Evidence:
     def observed(self) -> list[Observed]:
         """Every passage as the runtime ran it, one process per watched step."""
         questions = [(passage, step) for passage in self.passages for step in passage.steps]
-        runtime = self.subject.runtime
-        answers = self.side_by_side(
-            "tracing the runtime", questions, lambda q: runtime.step(_up_to(q[0].request, q[1]), q[1])
-        )
+        answers = self.side_by_side("tracing the runtime", questions, lambda q: self.watch(q[0].request, q[1]))
         observed, start = [], 0
         for passage in self.passages:
             part = answers[start : start + len(passage.steps)]
@@ -100,6 +99,13 @@ class Evidence:
             ids = observed_ids(passage, steps, self.sizes)
             observed.append(Observed(passage, steps, ids, part[-1][0].text))
         return observed
+
+    def watch(self, request: Request, step: int) -> tuple[Answer, Step]:
+        """One watched step, run only as far as it goes; the same question is asked once."""
+        question = (_up_to(request, step), step)
+        if question not in self._watched:
+            self._watched[question] = self.subject.runtime.step(*question)
+        return self._watched[question]
 
     @cached_property
     def rows(self) -> list[tuple[Observed, Step]]:
@@ -120,6 +126,14 @@ class Evidence:
     def noisy_states(self) -> list[Float32]:
         """The same in float32 throughout: what the order and width of sums alone can change."""
         return replace(self.decoded, arithmetic="single").hidden([seen.ids for seen in self.observed])
+
+    @cached_property
+    def nudged_logits(self) -> Float32 | None:
+        """(rows, vocab) of the reference with flipped activations; None where none are quantised."""
+        if I2_S not in {info.ggml_type for info in self.subject.file.tensors.values()}:
+            return None
+        nudged = replace(self.decoded, arithmetic="nudged")
+        return nudged.logits(self.at_rows(nudged.hidden([seen.ids for seen in self.observed])))
 
     @cached_property
     def original_states(self) -> list[Float32] | None:

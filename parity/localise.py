@@ -57,7 +57,7 @@ class Departure:
 
 def first_departure(evidence: Evidence) -> Departure | None:
     """Watches one more run at the worst position, layer by layer; None when no vector that is told departs."""
-    row = int(closeness(evidence.decoded_logits, evidence.runtime_logits).worst_row)
+    row = closeness(evidence.decoded_logits, evidence.runtime_logits).worst_row
     seen, step = evidence.rows[row]
     number = step.position - seen.passage.position(0)
     request = replace(seen.passage.request, max_tokens=number + 1, forced=seen.passage.request.forced[:number])

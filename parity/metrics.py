@@ -14,13 +14,15 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Closeness:
-    """Distance between a reference and a subject over `values` compared numbers, the worst row for each figure."""
+    """Distance between a reference and a subject, row by row: NMSE (rows,) and largest absolute difference (rows,)."""
 
-    nmse: float
-    max_abs: float
-    worst_row: int
-    rows: int
-    values: int
+    nmse: Float64
+    max_abs: Float64
+
+    @property
+    def worst_row(self) -> int:
+        """The row of the largest NMSE."""
+        return int(np.argmax(self.nmse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +37,21 @@ class Divergence:
 
 
 def closeness(reference: Float32, subject: Float32) -> Closeness:
-    """Compare (positions, width). NMSE is the mean squared error over the variance of the reference, row by row.
+    """Compare (rows, width). NMSE is the mean squared error of a row over the variance of the reference's row.
 
-    Taking the worst row keeps a single wrong position from drowning among many right ones. A value that is not
-    finite on either side makes both figures infinite.
+    A value that is not finite on either side makes both figures of its row infinite.
     """
     expected = np.asarray(reference, dtype=np.float64)
     found = np.asarray(subject, dtype=np.float64)
-    if expected.shape != found.shape or expected.ndim != 2:
+    if expected.shape != found.shape or expected.ndim != 2 or expected.shape[1] == 0:
         raise ValueError(f"shapes {expected.shape} and {found.shape} cannot be compared row by row")
-    if expected.size == 0:
-        return Closeness(float("inf"), float("inf"), 0, 0, 0)
-    difference = np.abs(expected - found)
-    nmse = np.square(difference).mean(axis=1) / np.maximum(expected.var(axis=1), np.finfo(np.float64).tiny)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(expected - found)
+        nmse = np.square(difference).mean(axis=1) / np.maximum(expected.var(axis=1), np.finfo(np.float64).tiny)
+        max_abs = difference.max(axis=1)
     bad = ~(np.isfinite(expected).all(axis=1) & np.isfinite(found).all(axis=1))
-    nmse[bad], difference[bad] = np.inf, np.inf
-    worst = int(np.argmax(nmse))
-    return Closeness(float(nmse[worst]), float(difference.max()), worst, len(expected), expected.size)
+    nmse[bad], max_abs[bad] = np.inf, np.inf
+    return Closeness(nmse, max_abs)
 
 
 def log_softmax(logits: Float32) -> Float64:

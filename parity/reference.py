@@ -23,7 +23,7 @@ from conform.parity.weights import Weights
 __all__ = ["Reference", "Watched"]
 
 Watched = Callable[[int, str, Tensor], None]
-"""Called with (layer, name, (positions, width)) for every intermediate of a sequence."""
+"""Called with (layer, name, (positions, width)) for every intermediate; attention weights are told per sequence."""
 
 # Query rows whose scores are held at a time.
 _QUERIES = 256
@@ -44,18 +44,15 @@ class Reference:
     def hidden(self, sequences: Sequence[Sequence[int]], watched: Watched = _ignore) -> list[Float32]:
         """The final hidden states after the output norm, (positions, hidden) for each sequence of token ids.
 
-        `watched` sees the intermediates of the last sequence only.
+        `watched` sees the intermediates of all of them, one sequence behind the other.
         """
         with torch.inference_mode():
-            states = [self.weights.embedding(ids).float() for ids in sequences]
+            lengths = [len(ids) for ids in sequences]
+            state = self.weights.embedding([token for ids in sequences for token in ids]).float()
             for layer in range(self.dimensions.layers):
-                block = _Block(self, layer)
-                states = [
-                    block.apply(state, watched if place == len(states) - 1 else _ignore)
-                    for place, state in enumerate(states)
-                ]
+                state = _Block(self, layer, lengths, watched).apply(state)
             norm = _required(self.weights.norm("output_norm"), "output_norm")
-            return [self.normalised(state, norm).numpy() for state in states]
+            return [part.numpy() for part in torch.split(self.normalised(state, norm), lengths)]
 
     def logits(self, hidden: Float32) -> Float32:
         """(positions, hidden) → (positions, vocab)."""
@@ -65,17 +62,19 @@ class Reference:
 
     def normalised(self, values: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm over the last axis; the mean square is summed in float64 unless arithmetic is single."""
-        wide = values.double() if self.arithmetic == "double" else values
+        wide = values.double() if self.arithmetic != "single" else values
         inverse = (1 / (wide.square().mean(dim=-1, keepdim=True) + self.dimensions.norm_eps).sqrt()).float()
         return values * inverse * weight
 
 
 class _Block:
-    """One transformer block with its weights."""
+    """One transformer block with its weights, over the positions of all sequences behind one another."""
 
-    def __init__(self, model: Reference, layer: int) -> None:
+    def __init__(self, model: Reference, layer: int, lengths: Sequence[int], watched: Watched) -> None:
         self._model = model
         self._layer = layer
+        self._lengths = list(lengths)
+        self._watched = watched
         self._linears: dict[Role, Linear] = {
             role: model.weights.linear(role, layer)
             for role in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -84,37 +83,38 @@ class _Block:
             role: model.weights.norm(role, layer) for role in ("attn_norm", "ffn_norm", "attn_sub_norm", "ffn_sub_norm")
         }
 
-    def apply(self, state: Tensor, watched: Watched) -> Tensor:
+    def apply(self, state: Tensor) -> Tensor:
         """(positions, hidden) → (positions, hidden)."""
-        state = state + self._attention(state, watched)
-        watched(self._layer, "x_post_attn", state)
-        state = state + self._feed_forward(state, watched)
-        watched(self._layer, "x_post_ffn", state)
+        state = state + self._attention(state)
+        self._show("x_post_attn", state)
+        state = state + self._feed_forward(state)
+        self._show("x_post_ffn", state)
         return state
 
-    def _attention(self, state: Tensor, watched: Watched) -> Tensor:
-        sizes = self._model.dimensions
+    def _attention(self, state: Tensor) -> Tensor:
         normed = self._norm("attn_norm", state)
-        watched(self._layer, "attn_norm", normed)
+        self._show("attn_norm", normed)
         queries, keys, values = (self._linear(role, normed) for role in ("attn_q", "attn_k", "attn_v"))
         for name, vector in (("Qcur", queries), ("Kcur", keys), ("Vcur", values)):
-            watched(self._layer, name, vector)
-        queries = _rotated(_per_head(queries, sizes.heads), sizes)
-        keys = _rotated(_per_head(keys, sizes.kv_heads), sizes)
-        mixed = self._mixed(queries, keys, _per_head(values, sizes.kv_heads), watched)
+            self._show(name, vector)
+        per_sequence = zip(*(torch.split(rows, self._lengths) for rows in (queries, keys, values)), strict=True)
+        mixed = torch.cat([self._mixed(*rows) for rows in per_sequence])
         if self._norms["attn_sub_norm"] is not None:
             mixed = self._norm("attn_sub_norm", mixed)
-        watched(self._layer, "attn_sub_norm", mixed)
+        self._show("attn_sub_norm", mixed)
         projected = self._linear("attn_output", mixed)
-        watched(self._layer, "attn_o_out", projected)
+        self._show("attn_o_out", projected)
         return projected
 
-    def _mixed(self, queries: Tensor, keys: Tensor, values: Tensor, watched: Watched) -> Tensor:
-        """Causal attention: (heads, positions, head_dim) → (positions, heads · head_dim)."""
+    def _mixed(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Causal attention over one sequence: (positions, heads · head_dim) of each → the same."""
+        sizes = self._model.dimensions
+        queries = _rotated(_per_head(queries, sizes.heads), sizes)
+        keys, values = _rotated(_per_head(keys, sizes.kv_heads), sizes), _per_head(values, sizes.kv_heads)
         heads, positions, head_dim = queries.shape
         shared = heads // len(keys)
         keys, values = keys.repeat_interleave(shared, dim=0), values.repeat_interleave(shared, dim=0)
-        if self._model.arithmetic == "double":
+        if self._model.arithmetic != "single":
             keys, values = keys.double(), values.double()
         scale = torch.tensor(1 / math.sqrt(head_dim), dtype=torch.float32)
         blocks = []
@@ -125,26 +125,29 @@ class _Block:
             later = torch.ones(rows.shape[1], end, dtype=torch.bool).triu(start + 1)
             weights = _softmax(scores.masked_fill(later, -math.inf))
             if end == positions:
-                self._watch_softmax(weights, watched)
+                self._show_softmax(weights)
             blocks.append((weights.to(values.dtype) @ values[:, :end]).float())
         return torch.cat(blocks, dim=1).transpose(0, 1).reshape(positions, heads * head_dim)
 
-    def _watch_softmax(self, weights: Tensor, watched: Watched) -> None:
-        if watched is not _ignore:
-            for head, rows in enumerate(weights):
-                watched(self._layer, f"attn_softmax_h{head}", rows)
+    def _show(self, name: str, values: Tensor) -> None:
+        if self._watched is not _ignore:
+            self._watched(self._layer, name, values)
 
-    def _feed_forward(self, state: Tensor, watched: Watched) -> Tensor:
+    def _show_softmax(self, weights: Tensor) -> None:
+        for head, rows in enumerate(weights):
+            self._show(f"attn_softmax_h{head}", rows)
+
+    def _feed_forward(self, state: Tensor) -> Tensor:
         normed = self._norm("ffn_norm", state)
         gate, up = self._linear("ffn_gate", normed), self._linear("ffn_up", normed)
         if self._model.dimensions.activation == "silu":
             active = gate / (1 + torch.exp(-gate.double()).float()) * up
         else:
             active = gate.clamp(min=0).square() * up
-        watched(self._layer, "ffn_act", active)
+        self._show("ffn_act", active)
         if self._norms["ffn_sub_norm"] is not None:
             active = self._norm("ffn_sub_norm", active)
-        watched(self._layer, "ffn_sub_norm", active)
+        self._show("ffn_sub_norm", active)
         return self._linear("ffn_down", active)
 
     def _linear(self, role: Role, values: Tensor) -> Tensor:

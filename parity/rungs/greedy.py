@@ -6,7 +6,7 @@ from conform.contract.finding import Finding
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
 from conform.parity.passages import Observed
-from conform.parity.rungs.implementation import tolerances
+from conform.parity.rungs.implementation import agreement
 from conform.parity.verdict import Measurement, RungResult, judged
 
 __all__ = ["judge_greedy"]
@@ -14,7 +14,7 @@ __all__ = ["judge_greedy"]
 
 def judge_greedy(evidence: Evidence) -> RungResult:
     """The reference follows the runtime's own tokens: after an excused mismatch both go on from the same text."""
-    tie = 2 * tolerances(evidence).max_abs
+    measured_all = agreement(evidence)
     findings: list[Finding] = []
     excused = compared = 0
     passages = [seen for seen in evidence.observed if seen.passage.kind == "greedy"]
@@ -25,7 +25,7 @@ def judge_greedy(evidence: Evidence) -> RungResult:
             logits = evidence.decoded_logits[row]
             best = int(logits.argmax())
             gap = float(logits[best] - logits[token])
-            if token != best and gap <= tie:
+            if token != best and gap <= measured_all.tie(row):
                 excused += 1
             elif token != best:
                 where = f"{seen.passage.name}, token {number}"
@@ -36,8 +36,7 @@ def judge_greedy(evidence: Evidence) -> RungResult:
         Measurement("mismatches", wrong, 0),
         Measurement("mismatches excused at a tie", excused, compared // 10),
     ]
-    notes = [f"a tie is a gap of at most {tie:.2g} between logits"]
-    return judged("greedy", compared, "tokens", measured, findings, notes)
+    return judged("greedy", compared, "tokens", measured, findings)
 
 
 def _chosen(seen: Observed) -> list[int]:

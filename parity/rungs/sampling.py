@@ -7,7 +7,7 @@ from conform.core.quantizer import Float32
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
 from conform.parity.passages import Observed
-from conform.parity.rungs.implementation import tolerances
+from conform.parity.rungs.implementation import agreement
 from conform.parity.sampler import Xorshift64Star, choose, nucleus
 from conform.parity.verdict import Measurement, RungResult, judged
 
@@ -19,7 +19,7 @@ _NUCLEUS_SLACK = 1e-3
 
 def judge_sampling(evidence: Evidence) -> RungResult:
     """Every draw of every passage, reproduced from the reference's logits with the runtime's generator."""
-    slack = 2 * tolerances(evidence).max_abs
+    measured_all = agreement(evidence)
     known = evidence.subject.runtime.generator == "xorshift64*"
     findings: list[Finding] = []
     notes: list[str] = []
@@ -29,7 +29,7 @@ def judge_sampling(evidence: Evidence) -> RungResult:
         logits = evidence.decoded_logits[rows]
         drawn = [step.token for step in seen.steps[1:]]
         compared += len(drawn)
-        misses, ties = _reproduced(seen, logits, drawn, slack) if known else (0, 0)
+        misses, ties = _reproduced(seen, logits, drawn, [measured_all.tie(row) for row in rows]) if known else (0, 0)
         excused += ties
         outside = list(_outside(seen, logits, drawn))
         findings += outside
@@ -49,15 +49,15 @@ def judge_sampling(evidence: Evidence) -> RungResult:
     return judged("sampling", compared, "draws", measured, findings, notes)
 
 
-def _reproduced(seen: Observed, logits: Float32, drawn: list[int], slack: float) -> tuple[int, int]:
+def _reproduced(seen: Observed, logits: Float32, drawn: list[int], slack: list[float]) -> tuple[int, int]:
     """Draws that differ, and those excused because the number drawn lies on the edge between two tokens."""
     generator = Xorshift64Star(seen.passage.request.sampling.seed)
     misses = ties = 0
-    for row, token in zip(logits, drawn, strict=False):
+    for row, token, edge in zip(logits, drawn, slack, strict=False):
         draw = choose(row, seen.passage.request.sampling, generator)
         if draw.token != token:
-            ties += draw.margin <= slack
-            misses += draw.margin > slack
+            ties += draw.margin <= edge
+            misses += draw.margin > edge
     return misses, ties
 
 

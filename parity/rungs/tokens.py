@@ -22,7 +22,7 @@ def judge_tokens(evidence: Evidence) -> RungResult:
     texts = _texts(evidence, tokenizer)
     runtime = evidence.subject.runtime
     listed = evidence.side_by_side("tokenizing", texts, runtime.tokenize)
-    watched = evidence.side_by_side("running prompts", texts, lambda text: runtime.step(Request(text, 1), 0)[1])
+    watched = evidence.side_by_side("running prompts", texts, lambda text: evidence.watch(Request(text, 1), 0)[1])
     findings: list[Finding] = []
     compared = 0
     for text, ids, step in zip(texts, listed, watched, strict=True):

@@ -52,7 +52,7 @@ def grid(name: str) -> Int8:
     shifts = np.array([0, 2, 4, 6] if len(shape.levels) <= 4 else [0, 4], np.uint8)
     mask = 3 if len(shape.levels) <= 4 else 7
     level = (packed[:, None] >> shifts) & mask
-    points: NDArray[np.int8] = np.array(shape.levels, np.int8)[level].reshape(shape.points, shape.dim)
+    points: Int8 = np.array(shape.levels, np.int8)[level].reshape(shape.points, shape.dim)
     points.flags.writeable = False
     return points
 
