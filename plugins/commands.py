@@ -1,4 +1,4 @@
-"""`conform plugins`: list what is installed, certify a quantizer, check a receipt."""
+"""`conform plugins`: list what is installed, certify a quantizer, check a receipt, start a new plugin."""
 
 import json
 from pathlib import Path
@@ -57,6 +57,27 @@ def certify(name: str, json_path: str | None) -> int:
         verdict = "certified" if certificate else f"not certified: {len(certificate.failures)} checks failed"
         console().print(f"{name} of {plugin.owner}: {verdict}; receipt {receipt['digest'][:16]}")
     return 0 if certificate else 1
+
+
+@plugins.command()
+@click.argument("name")
+@click.option("--in", "parent", type=click.Path(path_type=Path), default=Path(), help="The folder to write it into.")
+def new(name: str, parent: Path) -> int:
+    """Write a complete, installable plugin project into the folder NAME.
+
+    It holds one small quantizer, its tests and the entry point by which conform finds it.
+    """
+    from conform.plugins.host import load_registry
+    from conform.plugins.project import new_project
+
+    module = name.replace("-", "_")
+    registry = load_registry()
+    if module in registry.quantizers:
+        raise PluginError(f"{name}: {registry.owner(module)} offers a quantizer {module} already; choose another name")
+    folder = new_project(name, parent)
+    for line in (f"pip install -e '{folder}[test]'", f"pytest {folder}", f"conform plugins certify {module}"):
+        console().print(line, markup=False)
+    return 0
 
 
 @plugins.command()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from conform.trainer.config import TrainConfig
 from conform.trainer.errors import TrainError
+from conform.trainer.memory import keep_freed_memory
 
 __all__ = ["World", "exit_worker", "has_bfloat16", "is_worker", "join", "leave", "restarts"]
 
@@ -90,6 +91,8 @@ def join(config: TrainConfig) -> World:
     device = _device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     _be_deterministic()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

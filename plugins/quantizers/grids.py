@@ -1,7 +1,7 @@
 """Grids: the code books of the IQ formats, and for each rounded group of values the grid points next to it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -38,7 +38,7 @@ GRIDS = {
 """Every grid by name; iq1_s and iq1_m share one. The order of the points is the index that files store."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def grid(name: str) -> Int8:
     """The points of a grid, (points, dim) int8, read-only, in the units of GRIDS[name].
 
@@ -52,7 +52,7 @@ def grid(name: str) -> Int8:
     shifts = np.array([0, 2, 4, 6] if len(shape.levels) <= 4 else [0, 4], np.uint8)
     mask = 3 if len(shape.levels) <= 4 else 7
     level = (packed[:, None] >> shifts) & mask
-    points = np.array(shape.levels, np.int8)[level].reshape(shape.points, shape.dim)
+    points: Int8 = np.array(shape.levels, np.int8)[level].reshape(shape.points, shape.dim)
     points.flags.writeable = False
     return points
 
@@ -68,7 +68,7 @@ class Neighbours:
     index: UInt16
 
 
-@lru_cache(maxsize=None)
+@cache
 def neighbours(name: str, count: int) -> Neighbours:
     """The `count` (a multiple of LANES) nearest grid points of every code; equal distances go by index."""
     shape, points = GRIDS[name], grid(name).astype(np.float32)

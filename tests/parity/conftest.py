@@ -182,19 +182,27 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
 
 
 @pytest.fixture(scope="session")
-def mutated_goref() -> Callable[[Path, Sequence[tuple[str, str, str]]], Path]:
-    """mutated_goref(tmp, [(file, old, new), …]) is a bitnet built from sources in which each text was replaced.
+def mutated_goref() -> Callable[..., Path]:
+    """mutated_goref(tmp, [(file, old, new), …]) is a bitnet built below tmp from sources with each text replaced.
 
-    Every old text must occur exactly once in its file, so that a planted fault cannot silently be none.
+    Every old text must occur exactly once in its file, so that a planted fault cannot silently be none. The companions
+    named in `tools` lie beside it.
     """
 
-    def build(tmp: Path, replacements: Sequence[tuple[str, str, str]]) -> Path:
+    def build(
+        tmp: Path,
+        replacements: Sequence[tuple[str, str, str]],
+        tools: Sequence[str] = ("bitnet", "tokenize", "ggufhash"),
+    ) -> Path:
         sources = tmp / "goref"
-        shutil.copytree(GOREF_SOURCES, sources)
+        shutil.copytree(GOREF_SOURCES, sources, ignore=shutil.ignore_patterns("*_test.go", "*.py"))
+        for folder in (sources / "cmd").iterdir():
+            if folder.name not in tools:
+                shutil.rmtree(folder)
         for name, old, new in replacements:
             text = (sources / name).read_text()
             assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
             (sources / name).write_text(text.replace(old, new))
-        return build_goref("bitnet", sources)
+        return build_goref("bitnet", sources, tmp)
 
     return build

@@ -242,6 +242,16 @@ def run_goref() -> Callable[..., Ran]:
 
 
 @pytest.fixture(scope="session")
+def run_binary() -> Callable[..., Ran]:
+    """run_binary(path, "--model", …, env={…}) runs any program in the same clean environment."""
+
+    def run(path: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Ran:
+        return run_tool(path, arguments, env)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def micro() -> Micro:
     """The micro model in f32; micro.replace(linear=…) gives another."""
     return Micro()

@@ -9,7 +9,7 @@ import pytest
 
 from conform.parity.toolchain import GOREF_SOURCES, find_go, go_environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def go(*arguments):

@@ -18,7 +18,7 @@ func TestWrongUsageIsStatusTwo(t *testing.T) {
 	for _, arguments := range [][]string{
 		{}, {"--model", "m", "extra"}, {"--model", "m", "--max-tokens", "-1"}, {"--model", "m", "--batch", "0"},
 		{"--model", "m", "--top-k", "-1"}, {"--model", "m", "--temp", "NaN"}, {"--model", "m", "--temp", "1e-60"},
-		{"--model", "m", "--procs", "-1"}, {"--unknown"}, {"--model", "m", "--seed", "x"},
+		{"--model", "m", "--procs", "-1"}, {"--unknown"}, {"--model", "a\nb"}, {"--model", "m", "--seed", "x"},
 	} {
 		if code, out, err := status(arguments...); code != 2 || out != "" || err == "" {
 			t.Errorf("%q: status %d, stdout %q, stderr %q", arguments, code, out, err)
@@ -33,7 +33,7 @@ func TestHelpIsStatusZero(t *testing.T) {
 }
 
 func TestWhatCannotBeLoadedIsOneLineAndStatusOne(t *testing.T) {
-	empty := filepath.Join(t.TempDir(), "empty\n.gguf")
+	empty := filepath.Join(t.TempDir(), "empty\x1b.gguf")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

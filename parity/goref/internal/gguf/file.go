@@ -74,9 +74,12 @@ func (f *File) Find(name string) (Tensor, bool) {
 	return Tensor{}, false
 }
 
-// Read returns the packed bytes of a tensor.
-func (f *File) Read(t Tensor) ([]byte, error) {
-	raw := make([]byte, t.Bytes)
+// Read returns the packed bytes of a tensor, in the buffer if they fit.
+func (f *File) Read(t Tensor, buffer []byte) ([]byte, error) {
+	if uint64(cap(buffer)) < t.Bytes {
+		buffer = make([]byte, t.Bytes)
+	}
+	raw := buffer[:t.Bytes]
 	if _, err := f.file.ReadAt(raw, int64(t.Offset)); err != nil {
 		return nil, fmt.Errorf("tensor %s cannot be read: %w", t.Name, err)
 	}

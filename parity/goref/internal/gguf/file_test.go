@@ -92,7 +92,7 @@ func TestOpenReadsTheBytesOfATensor(t *testing.T) {
 	}
 	defer file.Close()
 	tensor, _ := file.Find("second")
-	packed, err := file.Read(tensor)
+	packed, err := file.Read(tensor, make([]byte, 100))
 	if err != nil || len(packed) != 34 || packed[33] != 9 {
 		t.Errorf("packed = %v, %v", packed, err)
 	}

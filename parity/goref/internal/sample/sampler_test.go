@@ -5,13 +5,31 @@ import (
 	"testing"
 )
 
+func pick(t *testing.T, s *Sampler, logits []float32) int {
+	t.Helper()
+	token, err := s.Pick(logits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func TestATemperatureThatOverflowsIsAnError(t *testing.T) {
+	if _, err := New(Options{Seed: 1, Temperature: 1e-38, TopP: 1}).Pick([]float32{1, 99}); err == nil {
+		t.Error("a token was drawn from NaN")
+	}
+	if token := pick(t, New(Options{Seed: 1, Temperature: 1e-38, TopP: 1}), []float32{-99, 1}); token != 1 {
+		t.Errorf("token %d", token)
+	}
+}
+
 func TestGreedyTakesTheLowestOfEqualMaxima(t *testing.T) {
 	if token := Greedy([]float32{1, 3, 3, 2}); token != 1 {
 		t.Errorf("token %d", token)
 	}
 	s := New(Options{Seed: 1, Temperature: 0, TopP: 1})
 	before := s.random
-	if s.Pick([]float32{0, 1}) != 1 || s.random != before {
+	if pick(t, s, []float32{0, 1}) != 1 || s.random != before {
 		t.Error("a greedy pick consumed a draw or missed the maximum")
 	}
 }
@@ -43,10 +61,10 @@ func TestASeedThatCancelsTheConstantDoesNotStall(t *testing.T) {
 func TestTopKOfOneIsGreedyAndTopPOfNearlyNothingToo(t *testing.T) {
 	logits := []float32{0, 2, 1, 2}
 	for seed := range int64(50) {
-		if token := New(Options{Seed: seed, Temperature: 5, TopK: 1, TopP: 1}).Pick(logits); token != 1 {
+		if token := pick(t, New(Options{Seed: seed, Temperature: 5, TopK: 1, TopP: 1}), logits); token != 1 {
 			t.Errorf("top-k 1 drew %d", token)
 		}
-		if token := New(Options{Seed: seed, Temperature: 5, TopP: 1e-6}).Pick(logits); token != 1 {
+		if token := pick(t, New(Options{Seed: seed, Temperature: 5, TopP: 1e-6}), logits); token != 1 {
 			t.Errorf("top-p 1e-6 drew %d", token)
 		}
 	}
@@ -59,7 +77,7 @@ func TestDrawsFollowTheProbabilities(t *testing.T) {
 	var counts [3]int
 	const draws = 60000
 	for range draws {
-		counts[s.Pick(logits)]++
+		counts[pick(t, s, logits)]++
 	}
 	for token, expected := range []float64{draws / 2., draws / 3., draws / 6.} {
 		if math.Abs(float64(counts[token])-expected) > 5*math.Sqrt(expected) {
