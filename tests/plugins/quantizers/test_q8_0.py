@@ -1,12 +1,12 @@
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from conform.core.errors import QuantizeError
 from conform.plugins.quantizers.q8_0 import Q8_0
 
-from .strategies import matrices
+from .strategies import examples, matrices
 
 Q8 = Q8_0()
 THEIRS = gguf.GGMLQuantizationType.Q8_0
@@ -14,7 +14,7 @@ THEIRS = gguf.GGMLQuantizationType.Q8_0
 
 # Below 1e-30 gguf divides by a scale whose inverse is not finite.
 @given(matrices(32, smallest=1e-30, magnitude=8e6))
-@settings(max_examples=60, derandomize=True)
+@examples(60)
 def test_bytes_and_values_equal_those_of_gguf(values):
     packed = Q8.quantize(values)
     theirs = gguf.quants.quantize(values, THEIRS)
