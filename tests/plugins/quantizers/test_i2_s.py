@@ -39,18 +39,26 @@ def test_any_other_matrix_follows_the_absmean_rule_exactly(quantizer, values):
 
 
 @given(
-    scale=singles(1e-4, 1e4),
-    steps=hnp.arrays(np.int8, (1, 128), elements=st.integers(-3, 3)),
+    mantissa=st.integers(2**19, 2**20),
+    exponent=st.integers(-30, 0),
+    steps=hnp.arrays(np.int8, 64, elements=st.integers(-3, 3)),
 )
 @examples(60)
-def test_values_beside_half_the_scale_round_as_the_quotient_does(scale, steps):
-    base = np.full((1, 256), scale, np.float32)
-    half = np.float32(scale) / np.float32(2)
-    base[0, :128] = half
-    base.view(np.int32)[0, :128] += steps[0]
-    base[0, 64:128] *= -1
-    codes, exact = ternarise(base)
-    assert np.array_equal(I2S().dequantize(I2S().quantize(base), base.shape), codes * exact)
+def test_values_beside_half_the_scale_round_as_the_quotient_does(mantissa, exponent, steps):
+    scale = np.float32(mantissa * 2.0**exponent)
+    values = np.concatenate([np.full(128, scale / 2), np.full(128, scale * 3 / 2)]).astype(np.float32)[None]
+    # Some units in the last place above and as many below half of the scale: the mean magnitude is the scale itself.
+    values.view(np.int32)[0, :128] += np.concatenate([steps, -steps])
+    values[0, 32:96] *= -1
+    codes, found = ternarise(values)
+    assert abs(found - scale) <= np.spacing(scale)
+    assert np.array_equal(I2S().dequantize(I2S().quantize(values), values.shape), codes * found)
+
+
+def test_exactly_half_the_scale_rounds_to_zero():
+    values = np.repeat(np.array([[0.5, -0.5, 1.5, -1.5]], np.float32), 32, axis=1)
+    decoded = I2S().dequantize(I2S().quantize(values), values.shape)
+    assert np.array_equal(decoded, np.repeat(np.array([[0, 0, 1, -1]], np.float32), 32, axis=1))
 
 
 def one_hot(place, cols=128, rows=1):

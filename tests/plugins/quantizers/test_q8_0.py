@@ -40,6 +40,12 @@ def test_denormal_blocks_decode_to_zero(magnitude):
     assert not Q8.dequantize(Q8.quantize(values), (32,)).any()
 
 
+@pytest.mark.filterwarnings("error")  # what an infinite level is cast to differs between machines
+@pytest.mark.parametrize("magnitude", [1e-45, 1e-40, 2e-37])
+def test_a_block_whose_scale_has_no_finite_inverse_is_all_zero_bytes(magnitude):
+    assert not Q8.quantize(np.full(32, magnitude, np.float32)).any()
+
+
 def test_the_error_is_at_most_half_a_step_and_the_rounding_of_the_scale():
     values = np.random.default_rng(2).standard_normal((8, 64)).astype(np.float32)
     error = np.abs(Q8.dequantize(Q8.quantize(values), values.shape) - values).reshape(-1, 32)
