@@ -20,7 +20,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "verify": ("conform.core.commands", "verify", "Check a GGUF file against its contract."),
     "repack": ("conform.core.commands", "repack", "Rewrite an i2_s file in another byte layout, losslessly."),
     "parity": ("conform.parity.commands", "parity", "Judge a runtime against PyTorch."),
-    "imatrix": ("conform.parity.imatrix_commands", "imatrix", "Measure and show importance matrices."),
+    "imatrix": ("conform.trainer.imatrix_commands", "imatrix", "Measure and show importance matrices."),
     "plugins": ("conform.plugins.commands", "plugins", "List, certify and create plugins."),
 }
 

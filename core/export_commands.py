@@ -246,6 +246,9 @@ def _run(source: _Source, findings: Sequence[Finding], plans: Sequence["ExportPl
         print_table(COST_HEADINGS, cost_rows(finished), title=finished.path.name)
         click.echo()
     print_table(FILE_HEADINGS, [file_row(finished) for finished in reports])
+    click.echo()
+    for finished in reports:
+        click.echo(f"{finished.sha256}  {finished.path}")  # as sha256sum -c reads it
     return 0
 
 

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 PLAN_HEADINGS = ("tensor", "GGUF name", "shape", "transform", "quantizer", "bytes", "bits/weight")
-FILE_HEADINGS = ("file", "bytes", "bits/weight", "sha256")
+FILE_HEADINGS = ("file", "bytes", "bits/weight")
 COST_HEADINGS = ("class", "quantizer", "tensors", "bytes", "bits/weight", "relative error", "worst tensor")
 
 
@@ -74,7 +74,7 @@ def report_to_json(report: ExportReport) -> dict[str, Any]:
 
 def file_row(report: ExportReport) -> tuple[str, ...]:
     """The row of one finished file."""
-    return (str(report.path), f"{report.size:,}", f"{report.bits_per_weight:.4f}", report.sha256)
+    return (report.path.name, f"{report.size:,}", f"{report.bits_per_weight:.4f}")
 
 
 def cost_rows(report: ExportReport) -> Iterator[tuple[str, ...]]:

@@ -114,16 +114,19 @@ class PartialFile:
                 )
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._lock()
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, self._size)
+            try:
+                os.ftruncate(self._fd, 0)
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                self._discard()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
         if not self._published:
-            self.path.unlink(missing_ok=True)
+            self._discard()
 
     def write(self, offset: int, content: bytes | Packed) -> None:
         """Put bytes at an absolute offset."""
@@ -142,9 +145,9 @@ class PartialFile:
     def publish(self) -> None:
         """Give the file its name, replacing an older one in the same instant."""
         with _disk_errors(self.target):
-            self._close()
             os.replace(self.path, self.target)
             self._published = True
+            self._close()
             folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
@@ -155,10 +158,18 @@ class PartialFile:
         # What a killed export left behind is overwritten; what another one is writing is not.
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, the other one may have published what was opened.
+            ours = self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat())
         except BlockingIOError:
-            self._published = True  # it is not ours to remove
+            ours = False
+        if not ours:
             self._close()
-            raise ExportError(f"{self.target}: another export is writing this file") from None
+            raise ExportError(f"{self.target}: another export is writing this file")
+
+    def _discard(self) -> None:
+        # Removed while the lock is held: afterwards the name may be another export's.
+        self.path.unlink(missing_ok=True)
+        self._close()
 
     def _close(self) -> None:
         if self._fd >= 0:

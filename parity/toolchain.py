@@ -15,10 +15,9 @@ from pathlib import Path
 
 from conform.parity.errors import RuntimeDriverError
 
-__all__ = ["GOREF_SOURCES", "GOREF_TOOLS", "Go", "build_goref", "cache_folder", "find_go", "go_environment"]
+__all__ = ["GOREF_SOURCES", "Go", "build_goref", "cache_folder", "find_go", "go_environment"]
 
 GOREF_SOURCES = Path(__file__).parent / "goref"
-GOREF_TOOLS = ("bitnet", "tokenize", "ggufhash", "i2sscan")
 
 _OLDEST = (1, 23)
 _BUILD_SECONDS = 600
@@ -33,19 +32,22 @@ class Go:
     version: str
 
 
-def build_goref(tool: str = "bitnet", sources: Path = GOREF_SOURCES) -> Path:
+def build_goref(tool: str = "bitnet", sources: Path = GOREF_SOURCES, cache: Path | None = None) -> Path:
     """The path of a goref binary; its companions lie beside it.
 
-    All tools are built together into a cache folder named by the sources' hash and the Go version, and are built only
-    when they are not there yet. Safe to call from several processes at a time.
+    All tools are built together into a folder of the cache named by the sources' hash and the Go version, and are built
+    only when they are not there yet. Safe to call from several processes at a time. The cache is `cache_folder()`
+    unless another folder is given.
 
     Raises RuntimeDriverError when the tool is unknown, Go is missing or too old, or the build fails.
     """
-    if tool not in GOREF_TOOLS:
-        raise RuntimeDriverError(f"goref has no tool {tool}; it has {', '.join(GOREF_TOOLS)}")
     go = find_go()
-    folder = cache_folder() / _digest(sources, go.version)
-    if not all(_executable(folder / name) for name in GOREF_TOOLS):
+    digest = _digest(sources, go.version)
+    tools = sorted(main.parent.name for main in sources.glob("cmd/*/main.go"))
+    if tool not in tools:
+        raise RuntimeDriverError(f"goref has no tool {tool}; it has {', '.join(tools)}")
+    folder = (cache or cache_folder()) / digest
+    if not all(_executable(folder / name) for name in tools):
         _build(go, sources, folder)
     return folder / _binary(tool)
 
@@ -77,19 +79,24 @@ def go_environment() -> dict[str, str]:
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
     }
-    if "GOCACHE" not in environment and not os.access(Path.home(), os.W_OK):
+    if "GOCACHE" not in environment and not os.access(_home(), os.W_OK):
         environment["GOCACHE"] = str(cache_folder() / "go-build")
     return environment
 
 
 def cache_folder() -> Path:
     """Where binaries are kept: below XDG_CACHE_HOME or ~/.cache, or a private temporary folder when neither works."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    home = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = base if base.is_absolute() else _home() / ".cache"
     for folder in (home / "conform" / "goref", Path(tempfile.gettempdir()) / f"conform-goref-{_user()}"):
         if _private(folder):
             return folder
     return Path(tempfile.mkdtemp(prefix="conform-goref-"))
+
+
+def _home() -> Path:
+    # Path.home() raises where there is none, as in some containers.
+    return Path(os.path.expanduser("~")).absolute()
 
 
 def _user() -> str:

@@ -117,6 +117,11 @@ class Manifest:
         """UTF-8 bytes of held-out text per held-out token: loss / (ln 2 × this) is in bits per byte."""
         return self.held_out.bytes / self.held_out.tokens
 
+    @property
+    def unigram_perplexity(self) -> float:
+        """The held-out perplexity of a model that knows the token frequencies of the train split and nothing else."""
+        return math.exp(self.unigram_loss)
+
     def to_json(self) -> str:
         """The canonical text of manifest.json."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -143,8 +148,8 @@ def manifest_digest(folder: Path) -> str:
 
 
 def unigram_perplexity(folder: Path) -> float:
-    """The held-out perplexity of a model that knows the token frequencies of the train split and nothing else."""
-    return math.exp(read_manifest(folder).unigram_loss)
+    """`Manifest.unigram_perplexity` of the data in that folder."""
+    return read_manifest(folder).unigram_perplexity
 
 
 def _bytes(folder: Path) -> bytes:

@@ -6,27 +6,31 @@ that is no piece becomes its UTF-8 bytes as `<0xNN>` pieces, or the unknown id w
 """
 
 import heapq
+import re
 
-from conform.trainer.model_proto import BYTE, NORMAL, UNUSED, USER_DEFINED, ModelProto
+from conform.core.vocabulary import Vocabulary
+from conform.trainer.errors import TokenizerError
 
 __all__ = ["Merger"]
 
 _SPACE = "\u2581"
+_MERGED_TYPES = (1, 4, 5)  # normal, user-defined and unused pieces; control pieces are never spelled by text
+_BYTE = 6
 
 
 class Merger:
-    """Score-ordered merging over the vocabulary of a model."""
+    """Score-ordered merging over a vocabulary. Raises TokenizerError for a byte piece that names no byte."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self._ids: dict[str, int] = {}
         self._bytes: dict[int, int] = {}
-        for number, piece in enumerate(model.pieces):
-            if piece.type in (NORMAL, USER_DEFINED, UNUSED):
-                self._ids.setdefault(piece.text, number)
-            elif piece.type == BYTE:
-                self._bytes[int(piece.text[1:-1], 16)] = number
-        self._scores = [piece.score for piece in model.pieces]
-        self._unk_id = model.unk_id
+        for number, (piece, kind) in enumerate(zip(vocabulary.pieces, vocabulary.types, strict=True)):
+            if kind in _MERGED_TYPES:
+                self._ids.setdefault(piece, number)
+            elif kind == _BYTE:
+                self._bytes[_byte_value(piece)] = number
+        self._scores = vocabulary.scores
+        self._unk_id = vocabulary.unk_id
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without bos and eos. An empty text has none."""
@@ -70,3 +74,9 @@ class Merger:
         if all(byte in self._bytes for byte in encoded):
             return [self._bytes[byte] for byte in encoded]
         return [self._unk_id]
+
+
+def _byte_value(piece: str) -> int:
+    if not re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
+        raise TokenizerError(f"byte piece {piece[:40]!r}: expected <0x00> to <0xFF>; train one by conform's recipe")
+    return int(piece[3:5], 16)

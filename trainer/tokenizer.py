@@ -5,15 +5,15 @@ import io
 import json
 import os
 import re
-import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conform.core.sidecar import file_sha256
+from conform.core.vocabulary import read_vocabulary
 from conform.trainer.corpus import MAX_CHARS, OnBad, read_documents, refuse
 from conform.trainer.errors import DataError, TokenizerError
-from conform.trainer.model_proto import ModelProto, read_model
 from conform.trainer.sources import Source, find_sources, source_sha256
 from conform.trainer.tokenizer_report import TokenizerReport, measure
 
@@ -22,7 +22,6 @@ __all__ = [
     "TOKENIZER_NAME",
     "find_tokenizer",
     "semantic_digest",
-    "semantic_digest_of",
     "tokenizer_sha256",
     "train_tokenizer",
 ]
@@ -38,6 +37,7 @@ RECIPE: Mapping[str, Any] = {
     "add_dummy_prefix": True,
     "remove_extra_whitespaces": False,
     "allow_whitespace_only_pieces": True,
+    "split_by_unicode_script": True,  # so that no two pieces spell <s> or </s>
     "unk_id": 0,
     "bos_id": 1,
     "eos_id": 2,
@@ -48,6 +48,10 @@ RECIPE: Mapping[str, Any] = {
 }
 """The options given to SentencePiece, all of them."""
 
+_SEMANTIC_FACTS = (
+    *("model", "byte_fallback", "unk_id", "bos_id", "eos_id", "pad_id", "pieces", "scores", "types"),
+    *("normalization", "add_dummy_prefix", "remove_extra_whitespaces", "escape_whitespaces"),
+)
 _SENTENCE_CHARS = 1 << 14  # whole lines up to this many characters, so that line ends and indentation become pieces
 _SAMPLE_CHARS = 1 << 28
 _SMALLEST_VOCAB = 3 + 256 + 1  # the special pieces, the bytes and one character
@@ -100,7 +104,7 @@ def find_tokenizer(path: Path) -> Path:
 
 def tokenizer_sha256(path: Path) -> str:
     """sha256 of the bytes of the model file that the path means."""
-    return hashlib.sha256(find_tokenizer(path).read_bytes()).hexdigest()
+    return file_sha256(find_tokenizer(path))
 
 
 def semantic_digest(path: Path) -> str:
@@ -108,21 +112,11 @@ def semantic_digest(path: Path) -> str:
 
     Unlike the hash of the file it does not change with the options that SentencePiece merely notes down.
     """
-    return semantic_digest_of(read_model(find_tokenizer(path)))
-
-
-def semantic_digest_of(model: ModelProto) -> str:
-    """`semantic_digest` of a model that is already read."""
-    facts = [
-        *(model.algorithm, model.byte_fallback, model.unk_id, model.bos_id, model.eos_id, model.pad_id),
-        *(model.normalizer, model.charsmap.hex(), model.add_dummy_prefix, model.remove_extra_whitespaces),
-        *(model.escape_whitespaces, model.suffix_whitespace),
-    ]
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    for piece in model.pieces:
-        text = piece.text.encode()
-        digest.update(struct.pack("<IfB", len(text), piece.score, piece.type) + text)
-    return digest.hexdigest()
+    vocabulary = read_vocabulary(find_tokenizer(path))
+    # Identity needs no table; of any other normaliser the whole file stands for the table that it holds.
+    table = "" if vocabulary.normalization == "identity" else vocabulary.digest
+    canonical = json.dumps([table, *(getattr(vocabulary, fact) for fact in _SEMANTIC_FACTS)], separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _sample(texts: Callable[[], Iterator[str]], most: int) -> list[str]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conform.core.vocabulary import read_vocabulary
 from conform.trainer.hostile_text import HOSTILE_TEXTS
-from conform.trainer.model_proto import NORMAL, read_model
 
 __all__ = ["TokenizerReport", "lost_in_round_trip", "measure"]
+
+_NORMAL = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +45,24 @@ def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str
     import numpy as np
     import sentencepiece
 
-    pieces = read_model(model).pieces
+    types = np.array(read_vocabulary(model).types)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    counts = np.zeros(len(pieces), np.int64)
+    counts = np.zeros(len(types), np.int64)
     for text in texts:
-        counts += np.bincount(np.array(processor.encode(text), np.int64), minlength=len(pieces))
+        counts += np.bincount(np.array(processor.encode(text), np.int64), minlength=len(types))
     tokens, nbytes = int(counts.sum()), sum(len(text.encode()) for text in texts)
     words = sum(len(text.split()) for text in texts)
     return TokenizerReport(
         sha256=sha256,
         semantic_digest=semantic_digest,
-        vocab=len(pieces),
+        vocab=len(types),
         documents=len(texts),
         bytes=nbytes,
         words=words,
         tokens=tokens,
         fertility=tokens / max(1, words),
         bytes_per_token=nbytes / max(1, tokens),
-        unused_pieces=sum(piece.type == NORMAL and not counts[number] for number, piece in enumerate(pieces)),
+        unused_pieces=int(((types == _NORMAL) & (counts == 0)).sum()),
         round_trips=len(HOSTILE_TEXTS),
         round_trip_failures=lost_in_round_trip(processor),
     )

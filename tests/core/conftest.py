@@ -93,10 +93,10 @@ def random_weights(contract, seed=0):
     return {name: values.astype(np.float32) for name, values in weights.items()}
 
 
-def write_checkpoint(folder, contract, tokenizer, weights=None, *, sidecar=True):
+def write_checkpoint(folder, contract, tokenizer, weights=None, *, seed=0, sidecar=True):
     """A checkpoint's folder as the trainer writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights or random_weights(contract), folder / "model.safetensors")
+    save_file(weights or random_weights(contract, seed), folder / "model.safetensors")
     (folder / "tokenizer.model").write_bytes(tokenizer)
     if sidecar:
         names = ("model.safetensors", "tokenizer.model")
@@ -114,3 +114,13 @@ def checkpoint(tmp_path, micro, tokenizer_bytes):
 @pytest.fixture
 def ternary_checkpoint(tmp_path, micro_ternary, tokenizer_bytes):
     return write_checkpoint(tmp_path / "ternary", micro_ternary, tokenizer_bytes)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tokenizer_bytes):
+    """Write a checkpoint of a contract into a folder: (folder, contract, weights=None, seed=0, sidecar=True)."""
+
+    def make(folder, contract, weights=None, **options):
+        return write_checkpoint(folder, contract, tokenizer_bytes, weights, **options)
+
+    return make

@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"conform/goref/internal/gguf"
 	"conform/goref/internal/model"
@@ -59,6 +60,8 @@ func (o options) problem(rest []string, temperature float64) string {
 		return fmt.Sprintf("unexpected argument %q", rest[0])
 	case o.model == "":
 		return "--model is required"
+	case strings.ContainsAny(o.model, "\r\n"):
+		return fmt.Sprintf("--model %q holds a line break, which the output line cannot show", o.model)
 	case o.maxTokens < 0 || o.maxTokens > math.MaxInt32:
 		return fmt.Sprintf("--max-tokens %d, expected 0 to %d", o.maxTokens, math.MaxInt32)
 	case o.batch < 1:

@@ -53,7 +53,7 @@ func hash(path, name string, count int) (report, error) {
 	if !found {
 		return report{}, fmt.Errorf("%s: tensor %s is missing", path, name)
 	}
-	raw, err := file.Read(t)
+	raw, err := file.Read(t, nil)
 	if err != nil {
 		return report{}, err
 	}

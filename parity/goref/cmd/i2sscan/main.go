@@ -36,7 +36,7 @@ func scan(path, name string) (map[string]uint64, error) {
 	if !found || t.Type != gguf.I2S {
 		return nil, fmt.Errorf("%s: there is no I2_S tensor %s", path, name)
 	}
-	raw, err := file.Read(t)
+	raw, err := file.Read(t, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -80,9 +80,9 @@ func choose(m *model.Model, sampler *sample.Sampler, forced []int, step int, hid
 	}
 	greedy := sample.Greedy(logits)
 	trace.Chosen(step, greedy, logits[greedy])
-	token := sampler.Pick(logits)
+	token, err := sampler.Pick(logits)
 	if step < len(forced) {
 		token = forced[step]
 	}
-	return token, nil
+	return token, err
 }

@@ -12,6 +12,8 @@ const (
 	magicBigEndian  = 0x47475546
 	alignmentKey    = "general.alignment"
 	defaultAlign    = 32
+	layoutKey       = "conform.i2_s.layout"
+	readLayout      = "x86"
 	maxKeys         = 1 << 16
 	maxTensors      = 1 << 16
 	smallestKey     = 8 + 4 + 1         // length, type, one byte of value
@@ -72,9 +74,12 @@ func (f *File) Find(name string) (Tensor, bool) {
 	return Tensor{}, false
 }
 
-// Read returns the packed bytes of a tensor.
-func (f *File) Read(t Tensor) ([]byte, error) {
-	raw := make([]byte, t.Bytes)
+// Read returns the packed bytes of a tensor, in the buffer if they fit.
+func (f *File) Read(t Tensor, buffer []byte) ([]byte, error) {
+	if uint64(cap(buffer)) < t.Bytes {
+		buffer = make([]byte, t.Bytes)
+	}
+	raw := buffer[:t.Bytes]
 	if _, err := f.file.ReadAt(raw, int64(t.Offset)); err != nil {
 		return nil, fmt.Errorf("tensor %s cannot be read: %w", t.Name, err)
 	}
@@ -98,6 +103,9 @@ func Parse(source io.Reader, size uint64) (*Header, error) {
 		return nil, err
 	}
 	if err := readTensors(c, header, tensors); err != nil {
+		return nil, err
+	}
+	if err := header.checkI2SLayout(); err != nil {
 		return nil, err
 	}
 	start := (c.pos + header.Alignment - 1) / header.Alignment * header.Alignment
@@ -174,6 +182,17 @@ func readTensors(c *cursor, header *Header, count uint64) error {
 		}
 		seen[tensor.Name] = true
 		header.Tensors = append(header.Tensors, tensor)
+	}
+	return nil
+}
+
+// checkI2SLayout: three byte orders share the type id of I2_S; a file that says which it holds must hold the one read.
+func (h *Header) checkI2SLayout() error {
+	layout, said := h.Metadata[layoutKey]
+	for _, t := range h.Tensors {
+		if said && t.Type == I2S && layout != readLayout {
+			return fmt.Errorf("tensor %s: %s is %v; only %s is read", t.Name, layoutKey, layout, readLayout)
+		}
 	}
 	return nil
 }

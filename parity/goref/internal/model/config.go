@@ -14,6 +14,9 @@ const (
 	archBitNet = "bitnet-b1.58"
 )
 
+// The int32 sums of int8 products stay exact below this.
+const maxColumns = 1 << 24
+
 // Config holds the dimensions and constants that the metadata gives.
 type Config struct {
 	Arch     string
@@ -141,6 +144,9 @@ func (c *Config) deriveHeadDim(file *gguf.File) error {
 func (c *Config) check() error {
 	if c.Heads%c.KVHeads != 0 {
 		return fmt.Errorf("%d heads cannot share %d kv heads evenly", c.Heads, c.KVHeads)
+	}
+	if c.Hidden >= maxColumns || c.FFN >= maxColumns || c.QueryWidth() >= maxColumns {
+		return fmt.Errorf("rows of %d columns or more are not supported", maxColumns)
 	}
 	if c.RopeDim%2 != 0 || c.RopeDim > c.HeadDim {
 		return fmt.Errorf("rope dimension %d, expected an even number up to the head dimension %d", c.RopeDim, c.HeadDim)

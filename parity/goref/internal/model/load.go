@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"runtime"
 
 	"conform/goref/internal/gguf"
 	"conform/goref/internal/quant"
@@ -109,6 +108,7 @@ type loader struct {
 	file         *gguf.File
 	floatTernary bool
 	used         map[string]bool
+	packed       []byte // bytes of the tensor being decoded; decoders keep none of them
 }
 
 func (l *loader) has(name string) bool {
@@ -134,8 +134,9 @@ func (l *loader) find(name string, dims ...int) (gguf.Tensor, []byte, error) {
 		return t, nil, fmt.Errorf("tensor %s has the shape %v, expected %v", name, t.Dims, dims)
 	}
 	l.used[name] = true
-	raw, err := l.file.Read(t)
-	return t, raw, err
+	var err error
+	l.packed, err = l.file.Read(t, l.packed)
+	return t, l.packed, err
 }
 
 func (l *loader) values(name string, dims ...int) ([]float32, error) {
@@ -175,6 +176,5 @@ func (l *loader) nothingLeft() error {
 			return fmt.Errorf("tensor %s is not part of the model; ignoring it would change what is computed", t.Name)
 		}
 	}
-	runtime.GC() // the packed bytes are not needed any more
 	return nil
 }

@@ -104,17 +104,18 @@ func quantizeActivations(x []float32) (levels []int8, steps float32) {
 	return levels, steps
 }
 
-// dotInt8 is exact in any order: with at most 2^24 columns it cannot overflow.
+// dotInt8 is exact in any order: with fewer than 2^24 columns it cannot overflow.
 func dotInt8(trits, levels []int8) int32 {
-	trits = trits[:len(levels)]
-	var even, odd int32
-	i := 0
-	for ; i+2 <= len(levels); i += 2 {
-		even += int32(trits[i]) * int32(levels[i])
-		odd += int32(trits[i+1]) * int32(levels[i+1])
+	var a, b, c, d int32
+	for len(levels) >= 4 && len(trits) >= 4 {
+		a += int32(trits[0]) * int32(levels[0])
+		b += int32(trits[1]) * int32(levels[1])
+		c += int32(trits[2]) * int32(levels[2])
+		d += int32(trits[3]) * int32(levels[3])
+		trits, levels = trits[4:], levels[4:]
 	}
-	if i < len(levels) {
-		even += int32(trits[i]) * int32(levels[i])
+	for i, level := range levels {
+		a += int32(trits[i]) * int32(level)
 	}
-	return even + odd
+	return a + b + c + d
 }

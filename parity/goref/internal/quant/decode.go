@@ -13,7 +13,7 @@ import (
 // Blocks decoded by one goroutine at least.
 const grain = 1024
 
-// A decoder turns the bytes of one block into its values.
+// A decoder turns the bytes of one block into its values; those of single values take any number of them at once.
 type decoder func(block []byte, values []float32)
 
 var decoders = map[gguf.Type]decoder{
@@ -51,6 +51,10 @@ func Decode(t gguf.Tensor, raw []byte) ([]float32, error) {
 	values := make([]float32, t.Count)
 	size, bytes := int(layout.BlockSize), int(layout.BlockBytes)
 	parallel.Rows(len(values)/size, grain, func(from, to int) {
+		if size == 1 {
+			decode(raw[from*bytes:to*bytes], values[from:to])
+			return
+		}
 		for i := from; i < to; i++ {
 			decode(raw[i*bytes:(i+1)*bytes], values[i*size:(i+1)*size])
 		}
@@ -68,14 +72,22 @@ func Finite(name string, values []float32) error {
 	return nil
 }
 
-func f32(block []byte, values []float32) {
-	values[0] = math.Float32frombits(binary.LittleEndian.Uint32(block))
+func f32(raw []byte, values []float32) {
+	for i := range values {
+		values[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
 }
 
-func f16(block []byte, values []float32) { values[0] = half(block) }
+func f16(raw []byte, values []float32) {
+	for i := range values {
+		values[i] = half(raw[2*i:])
+	}
+}
 
-func bf16(block []byte, values []float32) {
-	values[0] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(block)) << 16)
+func bf16(raw []byte, values []float32) {
+	for i := range values {
+		values[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(raw[2*i:])) << 16)
+	}
 }
 
 // q8: f16 d; 32 int8.
@@ -95,7 +107,7 @@ func half(raw []byte) float32 {
 		// Zero and subnormals: fraction x 2^-24, exact in float32.
 		return math.Float32frombits(sign | math.Float32bits(float32(fraction)*0x1p-24))
 	case 0x1f:
-		return math.Float32frombits(sign | 0x7f800000 | fraction<<13)
+		exponent = 255 - 112
 	}
 	return math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13)
 }

@@ -3,6 +3,7 @@ package sample
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"conform/goref/internal/model"
@@ -38,10 +39,11 @@ func Greedy(logits []float32) int {
 	return best
 }
 
-// Pick chooses the next token; a draw is consumed unless the sampler is greedy.
-func (s *Sampler) Pick(logits []float32) int {
+// Pick chooses the next token; a draw is consumed unless the sampler is greedy. It fails when a logit over the
+// temperature is too large for float32.
+func (s *Sampler) Pick(logits []float32) (int, error) {
 	if s.options.Temperature <= 0 {
-		return Greedy(logits)
+		return Greedy(logits), nil
 	}
 	tokens := s.largest(logits)
 	weights := make([]float32, len(tokens))
@@ -49,10 +51,13 @@ func (s *Sampler) Pick(logits []float32) int {
 		weights[i] = logits[token] / s.options.Temperature
 	}
 	model.Softmax(weights)
+	if first := weights[0]; first != first {
+		return 0, fmt.Errorf("logits over the temperature %v exceed float32", s.options.Temperature)
+	}
 	if s.options.TopP < 1 {
 		tokens, weights = nucleus(tokens, weights, s.options.TopP)
 	}
-	return draw(tokens, weights, s.random.uniform())
+	return draw(tokens, weights, s.random.uniform()), nil
 }
 
 // largest returns the TopK tokens of largest logit in descending order, or all tokens in order of their ids.
