@@ -96,7 +96,10 @@ BROKEN = {
     "exit": ("raise SystemExit(3)\n", "SystemExit: 3"),
     "no API": (PLAIN.replace("CONFORM_PLUGIN_API = 1", ""), "CONFORM_PLUGIN_API is None"),
     "other API": (PLAIN.replace("CONFORM_PLUGIN_API = 1", "CONFORM_PLUGIN_API = 2"), "CONFORM_PLUGIN_API is 2"),
-    "misspelt hook": (PLAIN.replace("def conform_quantizers", "def conform_quantisers"), "conform_quantisers"),
+    "misspelt hook": (
+        PLAIN.replace("def conform_quantizers", "def conform_quantisers"),
+        "unknown hook 'conform_quantisers'",
+    ),
     "no hook": (PREAMBLE, "implements no hook"),
     "argument": (PLAIN.replace("def conform_quantizers()", "def conform_quantizers(model)"), "model"),
     "wrapper": (
