@@ -32,7 +32,7 @@ def shipped():
         yield pytest.param(name, marks=[pytest.mark.slow] if name.startswith("iq") else [])
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", list(shipped()))
 def test_what_ships_is_certified(name):
     certificate = certify(load_registry().quantizer(name))
     assert certificate, certificate
