@@ -37,7 +37,9 @@ _PATH = click.Path(path_type=Path)
     metavar="NAME",
     help="A quantizer, or a pattern such as 'iq3_*'; repeatable, one file each.",
 )
-@click.option("-o", "--output", type=_PATH, help="The file to write, or the folder.  [default: beside the checkpoint]")
+@click.option(
+    "-o", "--output", metavar="PATH", help="The file to write, or the folder.  [default: beside the checkpoint]"
+)
 @click.option(
     "--contract", "contract_name", metavar="NAME", help="A contract's name or file.  [default: the checkpoint's own]"
 )
@@ -78,7 +80,7 @@ _PATH = click.Path(path_type=Path)
 def export(
     checkpoint: Path | None,
     quants: tuple[str, ...],
-    output: Path | None,
+    output: str | None,
     contract_name: str | None,
     tokenizer: Path | None,
     types: tuple[str, ...],
@@ -179,7 +181,7 @@ def _plans(
     source: _Source,
     registry: "Catalog",
     names: Sequence[str],
-    output: Path | None,
+    output: str | None,
     options: _Options,
     target_bpw: float | None,
 ) -> list["ExportPlan"]:
@@ -262,7 +264,11 @@ def _export_all(source: _Source, plans: Sequence["ExportPlan"]) -> list["ExportR
         bar.remove_task(hashing)
         for plan in plans:
             task = bar.add_task(plan.target.name, total=len(plan.tensors))
-            reports.append(run_export(plan, lambda _name, task=task: bar.advance(task)))  # type: ignore[misc]
+            try:
+                reports.append(run_export(plan, lambda _name, task=task: bar.advance(task)))  # type: ignore[misc]
+            except KeyboardInterrupt:
+                click.echo(f"{plan.target}: not finished; the same command takes it up again", err=True)
+                raise
             if bar.disable:
                 click.echo(f"{plan.target}: {len(plan.tensors)} tensors written", err=True)
     return reports

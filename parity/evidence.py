@@ -16,9 +16,10 @@ from conform.core.gguf_types import I2_S
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Request, Runtime, RuntimeFault, Step
 from conform.parity.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
-from conform.parity.passages import Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
+from conform.parity.passages import FREE, Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
 from conform.parity.progress import Progress
 from conform.parity.reference import Reference
+from conform.parity.sampler import telling_temperature
 from conform.parity.tokenizer import PromptTokenizer, bos_ids
 from conform.parity.weights import CheckpointWeights, FileWeights
 from conform.plugins.registry import Registry
@@ -56,6 +57,7 @@ class Evidence:
         self.scope = scope
         self._progress = progress
         self._watched: dict[tuple[Request, int], tuple[Answer, Step]] = {}
+        self._fault: RuntimeFault | None = None
 
     @cached_property
     def sizes(self) -> Dimensions:
@@ -84,11 +86,26 @@ class Evidence:
     @cached_property
     def passages(self) -> list[Passage]:
         """What the runtime is watched on."""
-        return plan_passages(self.sizes, bos_ids(self.subject.file), self.subject.tokenizer, self.scope)
+        bos, tokenizer = bos_ids(self.subject.file), self.subject.tokenizer
+        return plan_passages(self.sizes, bos, tokenizer, self.scope, self._heat)
+
+    def _heat(self, ids: tuple[int, ...]) -> float:
+        """The temperature at which the token after these is uncertain, so that a draw shows what the sampler does."""
+        logits = self.decoded.logits(self.decoded.hidden([ids])[0][-1:])
+        return telling_temperature(logits[0])
 
     @cached_property
     def observed(self) -> list[Observed]:
         """Every passage as the runtime ran it, one process per watched step."""
+        if self._fault is not None:
+            raise self._fault
+        try:
+            return self._observe()
+        except RuntimeFault as fault:
+            self._fault = fault  # a runtime that hangs is not asked again by every rung
+            raise
+
+    def _observe(self) -> list[Observed]:
         questions = [(passage, step) for passage in self.passages for step in passage.steps]
         answers = self.side_by_side("tracing the runtime", questions, lambda q: self.watch(q[0].request, q[1]))
         observed, start = [], 0
@@ -118,9 +135,26 @@ class Evidence:
         return np.stack([step.hidden for _, step in self.rows])
 
     @cached_property
+    def known(self) -> list[Passage]:
+        """The passages whose tokens do not depend on what the runtime chooses."""
+        return [passage for passage in self.passages if passage.kind not in FREE]
+
+    @cached_property
+    def decoded_known(self) -> list[Float32]:
+        """The hidden states of the decoded file at every position of the known passages."""
+        return self.decoded.hidden([passage.ids for passage in self.known])
+
+    @cached_property
+    def original_known(self) -> list[Float32] | None:
+        """The same over the checkpoint."""
+        return None if self.original is None else self.original.hidden([passage.ids for passage in self.known])
+
+    @cached_property
     def decoded_states(self) -> list[Float32]:
         """The reference's hidden states over the decoded file, at every position of every passage."""
-        return self.decoded.hidden([seen.ids for seen in self.observed])
+        known = iter(self.decoded_known)
+        free = iter(self.decoded.hidden([seen.ids for seen in self.observed if seen.passage.kind in FREE]))
+        return [next(free if seen.passage.kind in FREE else known) for seen in self.observed]
 
     @cached_property
     def noisy_states(self) -> list[Float32]:
@@ -134,11 +168,6 @@ class Evidence:
             return None
         nudged = replace(self.decoded, arithmetic="nudged")
         return nudged.logits(self.at_rows(nudged.hidden([seen.ids for seen in self.observed])))
-
-    @cached_property
-    def original_states(self) -> list[Float32] | None:
-        """The same over the checkpoint."""
-        return None if self.original is None else self.original.hidden([seen.ids for seen in self.observed])
 
     @cached_property
     def decoded_logits(self) -> Float32:
@@ -180,7 +209,7 @@ class Evidence:
                 for done, future in enumerate(pending, 1):
                     answers.append(future.result())
                     self._progress(what, done, len(everything))
-            except RuntimeFault:
+            except BaseException:
                 for future in pending:
                     future.cancel()
                 raise

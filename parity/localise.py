@@ -10,7 +10,7 @@ from conform.contract.finding import Finding
 from conform.core.quantizer import Float32
 from conform.core.runtime import RuntimeFault
 from conform.parity.evidence import Evidence
-from conform.parity.metrics import closeness
+from conform.parity.rungs.implementation import agreement
 
 __all__ = ["Departure", "first_departure"]
 
@@ -57,8 +57,7 @@ class Departure:
 
 def first_departure(evidence: Evidence) -> Departure | None:
     """Watches one more run at the worst position, layer by layer; None when no vector that is told departs."""
-    row = closeness(evidence.decoded_logits, evidence.runtime_logits).worst_row
-    seen, step = evidence.rows[row]
+    seen, step = evidence.rows[agreement(evidence).worst_row]
     number = step.position - seen.passage.position(0)
     request = replace(seen.passage.request, max_tokens=number + 1, forced=seen.passage.request.forced[:number])
     try:
@@ -81,7 +80,12 @@ def _reference_values(evidence: Evidence, ids: tuple[int, ...]) -> dict[tuple[in
 def _compare(
     expected: Mapping[tuple[int, str], Float32], found: Mapping[tuple[int, str], Float32], position: int
 ) -> Departure | None:
+    layers_told = {layer for layer, _ in found}
     for layer, name, suspect in _in_order(expected):
+        if layers_told and layer not in layers_told:
+            return Departure(
+                layer, name, position, float("inf"), "whether this layer is run at all: nothing is told of it"
+            )
         ours, theirs = expected[layer, name], found.get((layer, name))
         if theirs is None:
             continue

@@ -1,7 +1,7 @@
 """Passages: the sequences of tokens on which a runtime is watched, and what was seen."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -10,23 +10,29 @@ from conform.parity.dimensions import Dimensions
 from conform.parity.prompts import HOSTILE_TEXTS, PROMPTS, PROSE
 from conform.parity.tokenizer import PromptTokenizer
 
-__all__ = ["Observed", "Passage", "PassageKind", "Scope", "observed_ids", "plan_passages"]
+__all__ = ["FREE", "Observed", "Passage", "PassageKind", "Scope", "observed_ids", "plan_passages"]
 
 PassageKind: TypeAlias = Literal["text", "random", "long", "prompt", "greedy", "sampled"]
 
-# One passage for each sampler option, so that one that does nothing is seen: seed offset, temperature, top_k, top_p.
-_SAMPLINGS = ((0, 0.8, 0, 1.0), (1, 1.3, 5, 1.0), (2, 1.0, 0, 0.5))
+FREE: frozenset[PassageKind] = frozenset({"greedy", "sampled"})
+"""Passages in which the runtime chooses the tokens."""
+
+# One passage for each sampler option, so that one that does nothing is seen: seed offset, factor of the temperature at
+# which the model is unsure, top_k, top_p.
+_SAMPLINGS = ((0, 1.0, 0, 1.0), (1, 1.5, 5, 1.0), (2, 1.2, 0, 0.5))
+_SAMPLED_TOKENS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """How much is examined: prompts of the user, tokens to generate, positions to force, the longest sequence."""
+    """How much is examined: the user's prompts, tokens to generate, positions to force, the longest run, texts."""
 
     prompts: tuple[str, ...] = ()
     max_tokens: int = 24
     seed: int = 1
     forced_positions: int = 32
     longest: int = 512
+    texts: tuple[str, ...] = HOSTILE_TEXTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,11 @@ class Passage:
     request: Request
     prompt_ids: tuple[int, ...]
     steps: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The input tokens that are known before it is run."""
+        return (*self.prompt_ids, *self.request.forced)
 
     def position(self, step: int) -> int:
         """The absolute position at which that decode step runs."""
@@ -58,23 +69,41 @@ class Observed:
 
 
 def plan_passages(
-    sizes: Dimensions, bos: tuple[int, ...], tokenizer: PromptTokenizer | None, scope: Scope
+    sizes: Dimensions,
+    bos: tuple[int, ...],
+    tokenizer: PromptTokenizer | None,
+    scope: Scope,
+    heat: Callable[[tuple[int, ...]], float],
 ) -> list[Passage]:
-    """Every passage for a model of that size; those of text only where there is a tokenizer to say what text is."""
+    """Every passage for a model of that size; those of text only where there is a tokenizer to say what text is.
+
+    `heat` gives the temperature at which the model is unsure what follows these ids.
+    """
     passages = [_random(sizes, bos, scope)] if bos else []
     if tokenizer is None:
         return passages
-    texts = dict.fromkeys((*scope.prompts, *PROMPTS, *HOSTILE_TEXTS))
+    texts = dict.fromkeys((*scope.prompts, *PROMPTS, *scope.texts))
     passages += [p for text in texts if (p := _prompt(sizes, tokenizer, text)) is not None]
     if bos:
         passages += _forced_text(sizes, bos, tokenizer, scope)
     free = scope.prompts or PROMPTS
     passages += [p for text in free if (p := _free(sizes, tokenizer, text, scope.max_tokens, None)) is not None]
-    for offset, temperature, top_k, top_p in _SAMPLINGS:
-        sampling = Sampling(scope.seed + offset, temperature, top_k, top_p)
-        passage = _free(sizes, tokenizer, free[0], min(scope.max_tokens, 12), sampling)
-        passages += [passage] if passage is not None else []
-    return passages
+    return passages + list(_sampled(sizes, tokenizer, free[0], scope, heat))
+
+
+def _sampled(
+    sizes: Dimensions,
+    tokenizer: PromptTokenizer,
+    text: str,
+    scope: Scope,
+    heat: Callable[[tuple[int, ...]], float],
+) -> Iterator[Passage]:
+    unsure = heat(tokenizer.ids(text))
+    for offset, factor, top_k, top_p in _SAMPLINGS:
+        sampling = Sampling(scope.seed + offset, float(f"{unsure * factor:.3g}"), top_k, top_p)
+        passage = _free(sizes, tokenizer, text, min(scope.max_tokens, _SAMPLED_TOKENS), sampling)
+        if passage is not None:
+            yield passage
 
 
 def observed_ids(passage: Passage, steps: Sequence[Step], sizes: Dimensions) -> tuple[int, ...]:

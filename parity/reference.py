@@ -46,6 +46,8 @@ class Reference:
 
         `watched` sees the intermediates of all of them, one sequence behind the other.
         """
+        if not sequences:
+            return []
         with torch.inference_mode():
             lengths = [len(ids) for ids in sequences]
             state = self.weights.embedding([token for ids in sequences for token in ids]).float()

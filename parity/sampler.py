@@ -10,8 +10,10 @@ import numpy as np
 from conform.core.quantizer import Float32
 from conform.core.runtime import Sampling
 
-__all__ = ["Draw", "Xorshift64Star", "choose", "nucleus"]
+__all__ = ["Draw", "Xorshift64Star", "choose", "nucleus", "telling_temperature"]
 
+# The probability of the likeliest token at which a draw is telling.
+_UNSURE = 1 / 3
 _MASK = (1 << 64) - 1
 _SEED_MIX = 0x9E3779B97F4A7C15
 _MULTIPLIER = 2685821657736338717
@@ -61,6 +63,22 @@ def nucleus(logits: Float32, sampling: Sampling, slack: float = 0.0) -> frozense
         return frozenset(range(len(probabilities)))
     ids, _ = _cut(np.arange(len(probabilities)), probabilities, _top_p(sampling) + slack)
     return frozenset(int(token) for token in ids)
+
+
+def telling_temperature(logits: Float32) -> float:
+    """The temperature at which the likeliest token has a probability of about a third.
+
+    A model that is sure draws the same token whatever the sampler does, and would hide an option that does nothing.
+    """
+    low, high = 1e-3, 1e3
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        shifted = (logits.astype(np.float64) - logits.max()) / middle
+        if 1 / np.exp(shifted).sum() > _UNSURE:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _top_p(sampling: Sampling) -> float:

@@ -10,5 +10,7 @@ BUILTIN_PLUGINS = (
     "conform.plugins.quantizers.i2_s",
     "conform.plugins.quantizers.tq",
     "conform.plugins.quantizers.iq1",
+    "conform.plugins.quantizers.iq2",
+    "conform.plugins.quantizers.iq3",
     "conform.plugins.quantizers.iq4",
 )

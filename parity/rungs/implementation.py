@@ -42,7 +42,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Runtime and reference noise, each against the reference with float64 sums, row by row.
+    """Runtime and reference noise, each against the reference with float64 sums, row by row; `judged` says which count.
 
     Activations quantised to int8 can flip by one code where two right computations differ in the last bit. Few
     positions do, and the worst of them is judged by how far flips of the reference reach (`flips`, None where no
@@ -52,16 +52,26 @@ class Agreement:
     runtime: Closeness
     noise: Closeness
     flips: Closeness | None
+    judged: NDArray[np.bool_]
 
     def nmse(self, share: float) -> Limit:
         """The NMSE that this share of the positions stays below."""
-        noises = [_quantile(noise.nmse, share) for noise in self._noises(share)]
-        return Limit(_quantile(self.runtime.nmse, share), max(noises), NMSE_FLOOR)
+        noises = [self._quantile(noise.nmse, share) for noise in self._noises(share)]
+        return Limit(self._quantile(self.runtime.nmse, share), max(noises), NMSE_FLOOR)
 
     def max_abs(self, share: float) -> Limit:
         """The largest difference of a logit that this share of the positions stays below."""
-        noises = [_quantile(noise.max_abs, share) for noise in self._noises(share)]
-        return Limit(_quantile(self.runtime.max_abs, share), max(noises), MAX_ABS_FLOOR)
+        noises = [self._quantile(noise.max_abs, share) for noise in self._noises(share)]
+        return Limit(self._quantile(self.runtime.max_abs, share), max(noises), MAX_ABS_FLOOR)
+
+    @property
+    def worst_row(self) -> int:
+        """The judged row of the largest NMSE."""
+        return int(np.argmax(np.where(self.judged, self.runtime.nmse, -1.0)))
+
+    def _quantile(self, values: NDArray[np.float64], share: float) -> float:
+        chosen = values[self.judged]
+        return float(np.quantile(chosen, share, method="higher")) if len(chosen) else float("inf")
 
     def _noises(self, share: float) -> list[Closeness]:
         return [self.noise] if share < 1 or self.flips is None else [self.noise, self.flips]
@@ -73,12 +83,13 @@ class Agreement:
 
 
 def agreement(evidence: Evidence) -> Agreement:
-    """Measured over every watched position."""
+    """Measured over every watched position; sampled runs are judged by their own rung."""
     nudged = evidence.nudged_logits
     return Agreement(
         closeness(evidence.decoded_logits, evidence.runtime_logits),
         closeness(evidence.decoded_logits, evidence.noisy_logits),
         None if nudged is None else closeness(evidence.decoded_logits, nudged),
+        np.array([seen.passage.kind != "sampled" for seen, _ in evidence.rows]),
     )
 
 
@@ -96,15 +107,13 @@ def judge_implementation(evidence: Evidence) -> RungResult:
     debug = _debug_logits(evidence)
     if debug is not None:
         measured.append(Measurement("its debug logits, worst of the vocabulary", debug, worst))
-    seen, step = evidence.rows[measured_all.runtime.worst_row]
+    seen, step = evidence.rows[measured_all.worst_row]
     notes = [f"worst at position {step.position} of {seen.passage.name}", _positions(evidence)]
     if debug is None:
         notes.append("the runtime prints no debug logits; its output matrix is judged by its best logit alone")
-    return judged("implementation", len(evidence.rows), "positions", measured, _wrong_argmax(evidence), notes)
-
-
-def _quantile(values: NDArray[np.float64], share: float) -> float:
-    return float(np.quantile(values, share, method="higher")) if len(values) else float("inf")
+    return judged(
+        "implementation", int(measured_all.judged.sum()), "positions", measured, _wrong_argmax(evidence), notes
+    )
 
 
 def _best_logit(evidence: Evidence) -> float:

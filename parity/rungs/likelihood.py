@@ -48,15 +48,15 @@ def runtime_change(evidence: Evidence) -> tuple[float, float, int]:
 
 def quantisation_change(evidence: Evidence) -> tuple[float, int, float] | None:
     """NLL(decoded) - NLL(checkpoint) over the longest prose, the number of tokens, and NLL(checkpoint)."""
-    if evidence.original is None or evidence.original_states is None:
+    if evidence.original is None or evidence.original_known is None:
         return None
-    prose = [i for i, seen in enumerate(evidence.observed) if seen.passage.kind in ("text", "long")]
+    prose = [i for i, passage in enumerate(evidence.known) if passage.kind in ("text", "long")]
     if not prose:
         return None
-    longest = max(prose, key=lambda i: len(evidence.observed[i].ids))
-    following = np.array(evidence.observed[longest].ids[1:], dtype=np.int64)
-    own = likelihood(evidence.original.logits(evidence.original_states[longest][:-1]), following)
-    decoded = likelihood(evidence.decoded.logits(evidence.decoded_states[longest][:-1]), following)
+    longest = max(prose, key=lambda i: len(evidence.known[i].ids))
+    following = np.array(evidence.known[longest].ids[1:], dtype=np.int64)
+    own = likelihood(evidence.original.logits(evidence.original_known[longest][:-1]), following)
+    decoded = likelihood(evidence.decoded.logits(evidence.decoded_known[longest][:-1]), following)
     return decoded - own, len(following), own
 
 

@@ -10,7 +10,7 @@ from conform.parity.verdict import Measurement, RungResult, judged, not_run
 
 __all__ = ["NATURAL", "divergence_over", "judge_quantisation"]
 
-NATURAL: tuple[PassageKind, ...] = ("text", "long", "greedy")
+NATURAL: tuple[PassageKind, ...] = ("text", "long")
 _UNNATURAL: tuple[PassageKind, ...] = ("random", "prompt")
 # Positions whose logits over the whole vocabulary are held at a time.
 _POSITIONS = 128
@@ -37,12 +37,12 @@ def judge_quantisation(evidence: Evidence) -> RungResult:
 
 def divergence_over(evidence: Evidence, kinds: tuple[PassageKind, ...]) -> Divergence:
     """KL(source || decoded) at every position of the passages of these kinds."""
-    chosen = [i for i, seen in enumerate(evidence.observed) if seen.passage.kind in kinds]
+    chosen = [i for i, passage in enumerate(evidence.known) if passage.kind in kinds]
     original, decoded = (evidence.original, evidence.decoded)
-    if original is None or evidence.original_states is None or not chosen:
+    if original is None or evidence.original_known is None or not chosen:
         return summary(np.empty(0), np.empty(0, dtype=bool))
-    expected = np.concatenate([evidence.original_states[i] for i in chosen])
-    found = np.concatenate([evidence.decoded_states[i] for i in chosen])
+    expected = np.concatenate([evidence.original_known[i] for i in chosen])
+    found = np.concatenate([evidence.decoded_known[i] for i in chosen])
     parts = [
         divergences(original.logits(expected[rows]), decoded.logits(found[rows]))
         for start in range(0, len(expected), _POSITIONS)

@@ -7,7 +7,7 @@ from conform.core.quantizer import Float32
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
 from conform.parity.passages import Observed
-from conform.parity.rungs.implementation import agreement
+from conform.parity.rungs.implementation import Agreement, agreement
 from conform.parity.sampler import Xorshift64Star, choose, nucleus
 from conform.parity.verdict import Measurement, RungResult, judged
 
@@ -15,6 +15,7 @@ __all__ = ["judge_sampling"]
 
 # What the nucleus may be wider by, in probability, because logits differ within tolerance.
 _NUCLEUS_SLACK = 1e-3
+_WIDEST_EDGE = 0.01
 
 
 def judge_sampling(evidence: Evidence) -> RungResult:
@@ -29,7 +30,9 @@ def judge_sampling(evidence: Evidence) -> RungResult:
         logits = evidence.decoded_logits[rows]
         drawn = [step.token for step in seen.steps[1:]]
         compared += len(drawn)
-        misses, ties = _reproduced(seen, logits, drawn, [measured_all.tie(row) for row in rows]) if known else (0, 0)
+        misses, ties = (
+            _reproduced(seen, logits, drawn, [_edge(measured_all, row, seen) for row in rows]) if known else (0, 0)
+        )
         excused += ties
         outside = list(_outside(seen, logits, drawn))
         findings += outside
@@ -44,9 +47,14 @@ def judge_sampling(evidence: Evidence) -> RungResult:
         notes.append("its generator is unknown: runs are compared with each other and with the sampler's options only")
     measured = [
         Measurement("passages that differ", len(findings), 0),
-        Measurement("draws excused at a tie", excused, 2),
+        Measurement("draws excused at an edge", excused, 1 + compared // 20),
     ]
     return judged("sampling", compared, "draws", measured, findings, notes)
+
+
+def _edge(measured: Agreement, row: int, seen: Observed) -> float:
+    """How near, in probability, a draw may lie to another token before the measured difference can explain either."""
+    return min(measured.tie(row) / seen.passage.request.sampling.temperature, _WIDEST_EDGE)
 
 
 def _reproduced(seen: Observed, logits: Float32, drawn: list[int], slack: list[float]) -> tuple[int, int]:

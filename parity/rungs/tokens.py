@@ -4,7 +4,7 @@ from conform.contract.finding import Finding
 from conform.core.gguf_read import GGUFFile
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
-from conform.parity.prompts import HOSTILE_TEXTS, PROMPTS, PROSE
+from conform.parity.prompts import PROMPTS, PROSE
 from conform.parity.tokenizer import PromptTokenizer, pieces_as_text
 from conform.parity.verdict import Measurement, RungResult, judged, not_run
 
@@ -42,7 +42,7 @@ def judge_tokens(evidence: Evidence) -> RungResult:
 
 
 def _texts(evidence: Evidence, tokenizer: PromptTokenizer) -> list[str]:
-    texts = dict.fromkeys(("", *evidence.scope.prompts, *PROMPTS, *HOSTILE_TEXTS, PROSE[:400]))
+    texts = dict.fromkeys(("", *evidence.scope.prompts, *PROMPTS, *evidence.scope.texts, PROSE[:400]))
     return [text for text in texts if 0 < len(tokenizer.ids(text)) <= evidence.sizes.context]
 
 

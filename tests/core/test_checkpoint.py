@@ -156,6 +156,15 @@ def test_a_value_that_is_not_finite_is_found_where_it_is(tmp_path, dtype, value)
         open_checkpoint(tmp_path).check_finite("w")
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_last_value_is_looked_at(tmp_path, count):
+    values = np.ones(count, np.float16)
+    values[-1] = np.inf
+    save_file({"w": values}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"\[{count - 1}\] is inf"):
+        open_checkpoint(tmp_path).check_finite("w")
+
+
 def test_finite_extremes_pass(tmp_path):
     open_checkpoint(bf16_file(tmp_path / "b.safetensors", [0x7F7F, 0xFF7F, 1, 0])).check_finite("w")
     with pytest.raises(CheckpointError, match=r"\[1\] is inf"):

@@ -34,7 +34,7 @@ from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
 
 LIMITS = Limits(seconds=60.0, memory=2 << 30)
-SMALL_SCOPE = Scope(max_tokens=8, forced_positions=10, longest=96)
+SMALL_SCOPE = Scope(max_tokens=8, forced_positions=10, longest=64, texts=HOSTILE_TEXTS[1:6])
 
 
 def micro_contract(architecture: str = "llama", linear: str = "dense", sub_norms: bool = False) -> Contract:
@@ -45,7 +45,7 @@ def micro_contract(architecture: str = "llama", linear: str = "dense", sub_norms
         architecture=architecture,
         linear=linear,
         sub_norms=sub_norms,
-        layers=3,
+        layers=2,
         hidden=512,
         heads=6,
         kv_heads=2,
@@ -71,6 +71,21 @@ def random_weights(model: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
             values = rng.normal(0, 0.1, spec.shape)
         tensors[spec.name] = values.astype(np.float32)
     return tensors
+
+
+@pytest.fixture(scope="session")
+def micro() -> Contract:
+    return micro_contract()
+
+
+@pytest.fixture(scope="session")
+def micro_ternary() -> Contract:
+    return micro_contract(linear="ternary")
+
+
+@pytest.fixture(scope="session")
+def micro_bitnet() -> Contract:
+    return micro_contract("bitnet-b1.58", "ternary", sub_norms=True)
 
 
 @pytest.fixture(scope="session")
