@@ -64,9 +64,9 @@ def read_sidecar(folder: Path) -> Sidecar | None:
         return None
     data = _parse(path)
     try:
-        contract = contract_from_mapping(_mapping(path, data, "contract"), f"{path}: contract")
-    except ContractError as error:
-        raise CheckpointError(str(error)) from error
+        contract = contract_from_mapping(_mapping(path, data, "contract"), "contract")
+    except (ContractError, OverflowError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
     stated = _field(path, data, "contract_digest", str)
     if stated != contract.digest:
         raise CheckpointError(

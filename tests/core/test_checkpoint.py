@@ -89,6 +89,7 @@ def test_symbolic_links_are_followed(checkpoint, tmp_path):
         (lambda m: m | {NORM: "c.safetensors"}, "c.safetensors: cannot be read|b.safetensors holds model.norm.weight"),
         (lambda m: m | {NORM: 5}, "not a table"),
         (lambda m: [m], "not a table"),
+        (lambda m: dict.fromkeys(map(str, range(10_001))) | {str(n): f"{n}.x" for n in range(10_001)}, "10001 shards"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
@@ -97,6 +98,13 @@ def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(weight_map)}))
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(checkpoint)
+
+
+def test_an_index_that_is_no_object_is_refused(checkpoint):
+    for content in ("[]", "5", "{", '"x"'):
+        (checkpoint / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"index\.json"):
+            open_checkpoint(checkpoint)
 
 
 def test_a_changed_file_is_named(checkpoint):
