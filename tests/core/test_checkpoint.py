@@ -131,8 +131,9 @@ def test_a_file_beside_a_sidecar_that_does_not_list_it_is_another_model(checkpoi
 def test_a_file_that_shrinks_is_an_error_and_no_crash(checkpoint):
     opened = open_checkpoint(checkpoint)
     os.truncate(checkpoint / "model.safetensors", 5000)
-    with pytest.raises(CheckpointError, match="was truncated"):
-        opened.read(EMBEDDING)
+    for use in (opened.read, opened.check_finite):
+        with pytest.raises(CheckpointError, match="was truncated"):
+            use(EMBEDDING)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
@@ -192,6 +193,11 @@ def test_a_tied_copy_is_dropped_when_it_is_one(checkpoint):
     save_file(weights, checkpoint / "model.safetensors")
     opened = open_checkpoint(checkpoint)
     assert set(opened.tensors) - set(opened.without_tied_copy().tensors) == {"lm_head.weight"}
+    weights["lm_head.weight"] = weights["lm_head.weight"].astype(np.float16)
+    save_file(weights, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match="differs from"):
+        open_checkpoint(checkpoint).without_tied_copy()
+    weights["lm_head.weight"] = weights[EMBEDDING].copy()
     weights["lm_head.weight"][-1, -1] += 1
     save_file(weights, checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"differs from model\.embed_tokens\.weight"):
