@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import struct
@@ -92,34 +93,43 @@ def _string(text: str) -> bytes:
 class PartialFile:
     """A file under construction, `.NAME.partial` in the folder of `target`; only `publish` gives it its name.
 
-    As a context manager it removes what was not published. Writes go to absolute offsets, so any order will do, and
-    threads need no lock. Every failure of the disk is an ExportError of one sentence.
+    As a context manager it removes what was not published; one that is `resumable` stays after an interrupt, and is
+    found again by the next one of that size. Writes go to absolute offsets, so any order will do, and threads need no
+    lock. Every failure of the disk is an ExportError of one sentence.
     """
 
-    def __init__(self, target: Path, size: int) -> None:
+    def __init__(self, target: Path, size: int, *, resumable: bool = False) -> None:
         self.target = target
         self.path = target.with_name(f".{target.name}.partial")
+        self.found = False
+        """True when what an interrupted export left behind was taken up."""
         self._size = size
+        self._resumable = resumable
         self._fd = -1
         self._published = False
 
     def __enter__(self) -> "PartialFile":
         with _disk_errors(self.target):
-            free = shutil.disk_usage(self.target.parent).free
-            if free < self._size:
-                raise ExportError(
-                    f"{self.target}: needs {self._size:,} bytes, but only {free:,} are free in {self.target.parent}"
-                )
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            os.ftruncate(self._fd, self._size)
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock()
+            try:
+                self.found = self._resumable and os.fstat(self._fd).st_size == self._size
+                if not self.found:
+                    self.clear()
+            except BaseException:
+                self._discard()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
-        if not self._published:
-            self.path.unlink(missing_ok=True)
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        if self._resumable and interrupted:
+            self._close()
+        elif not self._published:
+            self._discard()
 
     def write(self, offset: int, content: bytes | Packed) -> None:
         """Put bytes at an absolute offset."""
@@ -130,6 +140,25 @@ class PartialFile:
                 view = view[written:]
                 offset += written
 
+    def clear(self) -> None:
+        """Make every byte zero.
+
+        Raises ExportError when the disk has no room for the file.
+        """
+        with _disk_errors(self.target):
+            os.ftruncate(self._fd, 0)
+            free = shutil.disk_usage(self.target.parent).free
+            if free < self._size:
+                raise ExportError(
+                    f"{self.target}: needs {self._size:,} bytes, but only {free:,} are free in {self.target.parent}"
+                )
+            os.ftruncate(self._fd, self._size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from an absolute offset; fewer where the file ends."""
+        with _disk_errors(self.target):
+            return os.pread(self._fd, size, offset)
+
     def sync(self) -> None:
         """Return when the bytes are on the disk."""
         with _disk_errors(self.target):
@@ -138,14 +167,31 @@ class PartialFile:
     def publish(self) -> None:
         """Give the file its name, replacing an older one in the same instant."""
         with _disk_errors(self.target):
-            self._close()
             os.replace(self.path, self.target)
             self._published = True
+            self._close()
             folder = os.open(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+
+    def _lock(self) -> None:
+        # What a killed export left behind is overwritten; what another one is writing is not.
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, the other one may have published what was opened.
+            ours = self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except BlockingIOError:
+            ours = False
+        if not ours:
+            self._close()
+            raise ExportError(f"{self.target}: another export is writing this file")
+
+    def _discard(self) -> None:
+        # Removed while the lock is held: afterwards the name may be another export's.
+        self.path.unlink(missing_ok=True)
+        self._close()
 
     def _close(self) -> None:
         if self._fd >= 0:

@@ -18,7 +18,8 @@ from conform.core.gguf_types import ggml_type
 from conform.core.gguf_write import ALIGNMENT, TensorEntry, align, encode_header
 from conform.core.metadata import ExportFacts, KeyValue, MetadataWriter, gather_metadata
 from conform.core.policy import TypeOverride, storage
-from conform.core.quantizer import Effort, Float32, Quantizer, Tunable
+from conform.core.quantizer import Float32, Quantizer
+from conform.core.tuning import Tuning
 from conform.core.vocabulary import Vocabulary, check_vocabulary
 
 __all__ = ["ExportPlan", "TensorPlan", "Transform", "check_export", "plan_export"]
@@ -107,27 +108,30 @@ def plan_export(
     contract: Contract,
     vocabulary: Vocabulary,
     catalog: Catalog,
-    quant: str,
+    quant: str | Mapping[str, str],
     target: Path,
     *,
     overrides: Sequence[TypeOverride] = (),
     importance: Mapping[str, Float32] | None = None,
-    effort: Effort = "default",
+    tuning: Tuning | None = None,
 ) -> ExportPlan:
-    """The plan of one file; `importance` maps GGUF names to (cols,) weights of the squared error.
+    """The plan of one file: `quant` is one quantizer, or one for each GGUF name that the policy leaves open.
 
+    `importance` maps GGUF names to (cols,) weights of the squared error.
     Raises PlanError naming a tensor whose shape a quantizer cannot take, and PluginError for an unknown quantizer.
     """
     specs = inventory(contract.model)
     names = storage(specs, contract.storage, quant, overrides)
-    chosen = {name: tuned(catalog.quantizer(name), effort) for name in sorted(set(names.values()))}
+    tuning = tuning or Tuning()
+    chosen = {name: tuning.apply(catalog.quantizer(name)) for name in sorted(set(names.values()))}
+    tuning.check(tuple(chosen.values()))
     owners = {name: catalog.owner(name) for name in chosen}
     tensors: list[TensorPlan] = []
     offset = 0
     for spec in specs:
         name = names[spec.gguf_name]
         weights = importance.get(spec.gguf_name) if importance else None
-        nbytes = planned_nbytes(spec, chosen[name], owners[name])
+        nbytes = _planned_nbytes(spec, chosen[name], owners[name])
         _check_importance(spec, chosen[name], weights)
         transform, heads = _transform(spec, contract.model)
         tensors.append(
@@ -148,12 +152,7 @@ def plan_export(
     return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog.metadata_writers)
 
 
-def tuned(quantizer: Quantizer, effort: Effort) -> Quantizer:
-    """The quantizer, searching that hard where it searches at all."""
-    return quantizer.with_effort(effort) if isinstance(quantizer, Tunable) else quantizer
-
-
-def planned_nbytes(spec: TensorSpec, quantizer: Quantizer, owner: str) -> int:
+def _planned_nbytes(spec: TensorSpec, quantizer: Quantizer, owner: str) -> int:
     """The size that the quantizer promises for that tensor.
 
     Raises PlanError when it cannot take the shape, and PluginError when it promises what its type does not take.

@@ -1,16 +1,17 @@
 """Policy: which quantizer stores which tensor: the contract's policy per class, then overrides by name."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from conform.contract.inventory import TensorSpec
 from conform.contract.spec import StoragePolicy
 from conform.core.errors import PlanError
 
-__all__ = ["TypeOverride", "parse_override", "storage"]
+__all__ = ["ASKED_FOR", "TypeOverride", "parse_override", "storage"]
 
-_ASKED_FOR = "quant"
+ASKED_FOR = "quant"
+"""What a policy says where --quant decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +39,34 @@ def parse_override(text: str) -> TypeOverride:
 
 
 def storage(
-    specs: Sequence[TensorSpec], policy: StoragePolicy, quant: str, overrides: Sequence[TypeOverride] = ()
+    specs: Sequence[TensorSpec],
+    policy: StoragePolicy,
+    quant: str | Mapping[str, str],
+    overrides: Sequence[TypeOverride] = (),
 ) -> dict[str, str]:
     """GGUF name → the quantizer's name; of several overrides that match, the last one counts.
 
+    `quant` is what the policy's "quant" stands for: one quantizer, or one for each GGUF name.
     Raises PlanError for an override that matches no tensor, because it would be dropped in silence.
     """
     for override in overrides:
         if not any(override.matches(spec) for spec in specs):
             names = ", ".join(sorted({_pattern_of(spec) for spec in specs}))
             raise PlanError(f"--type {override.pattern}={override.quant}: matches no tensor; there are {names}")
-    return {spec.gguf_name: _stored_as(spec, policy, quant, overrides) for spec in specs}
+    stored = {}
+    for spec in specs:
+        name = _stated(spec, policy, overrides)
+        if name == ASKED_FOR:
+            name = quant if isinstance(quant, str) else quant[spec.gguf_name]
+        stored[spec.gguf_name] = name
+    return stored
 
 
-def _stored_as(spec: TensorSpec, policy: StoragePolicy, quant: str, overrides: Sequence[TypeOverride]) -> str:
+def _stated(spec: TensorSpec, policy: StoragePolicy, overrides: Sequence[TypeOverride]) -> str:
     for override in reversed(overrides):
         if override.matches(spec):
             return override.quant
-    stated = policy.of(spec.storage_class)
-    return quant if stated == _ASKED_FOR else stated
+    return policy.of(spec.storage_class)
 
 
 def _pattern_of(spec: TensorSpec) -> str:

@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ from conform.trainer.manifest import (
 )
 from conform.trainer.shards import ShardWriter
 from conform.trainer.sources import Source, find_sources, source_sha256
-from conform.trainer.tokenizer import find_tokenizer, semantic_digest, tokenizer_sha256
+from conform.trainer.tokenizer import find_tokenizer, semantic_digest
 from conform.trainer.unigram import token_counts, unigram_loss
 
 __all__ = ["SHARD_TOKENS", "BuildStatus", "build_data"]
@@ -44,6 +43,7 @@ SHARD_TOKENS = 1 << 26
 """Default tokens per shard: 128 MiB of uint16."""
 
 _JOURNAL_SECONDS = 10.0
+_LARGEST_UINT16_VOCAB = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ def build_data(
     """
     recipe = Recipe(held_out, shard_tokens, max_chars, text_key)
     _require_recipe(recipe)
+    if workers < 0:
+        raise DataError(f"--workers {workers}: expected a positive number, or 0 for one per core")
     workers = workers or _cores()
     sources = find_sources(inputs, suffixes)
     with ThreadPoolExecutor(workers) as pool:
@@ -108,8 +110,9 @@ class _Build:
         self.vocab, self.bos_id, self.eos_id = len(proto.pieces), proto.bos_id, proto.eos_id
         if min(self.bos_id, self.eos_id) < 0:
             raise DataError(f"{model}: has no bos or eos piece, which delimit documents; train one by conform's recipe")
-        self.dtype = "uint16" if self.vocab <= 1 << 16 else "uint32"
-        self.sha256 = tokenizer_sha256(model)
+        self.dtype = "uint16" if self.vocab <= _LARGEST_UINT16_VOCAB else "uint32"
+        self.model_bytes = model.read_bytes()
+        self.sha256 = hashlib.sha256(self.model_bytes).hexdigest()
         facts = [dataclasses.astuple(recipe), [dataclasses.astuple(record) for record in records], self.sha256]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -134,15 +137,13 @@ class _Build:
     def _start(self) -> Journal:
         if foreign := sorted(path.name for path in self.out.iterdir() if not path.name.startswith(".")):
             raise DataError(f"{self.out}: not empty (it holds {foreign[0]}); choose a new folder")
-        shutil.copyfile(self.model, self.out / f".{TOKENIZER_NAME}.part")
-        os.replace(self.out / f".{TOKENIZER_NAME}.part", self.out / TOKENIZER_NAME)
         splits: dict[SplitName, Progress] = {name: Progress([]) for name in SPLITS}
         journal = Journal(self.fingerprint, 0, 0, {}, splits)
         journal.write(self.out)
         return journal
 
     def _write_shards(self, journal: Journal, workers: int, on_status: Callable[[BuildStatus], None]) -> None:
-        encoder = Encoder(self.model, self.dtype, self.bos_id, self.eos_id, self.recipe.held_out)
+        encoder = Encoder(self.model_bytes, self.dtype, self.bos_id, self.eos_id, self.recipe.held_out)
         total = sum(source.nbytes for source in self.sources)
         start = Place(journal.source, journal.document)
         batches = read_batches(self.sources, self.recipe, start, skip_bad=self.skip_bad)
@@ -183,7 +184,8 @@ class _Build:
             skipped=journal.skipped,
             sources=self.records,
         )
-        write_atomically(self.out / MANIFEST_NAME, manifest.to_json())
+        write_atomically(self.out / TOKENIZER_NAME, self.model_bytes)
+        write_atomically(self.out / MANIFEST_NAME, manifest.to_json().encode())
         (self.out / JOURNAL_NAME).unlink()
         return manifest
 
@@ -197,7 +199,7 @@ class _Build:
             return
         # Nothing to go on with: the same inputs and options end here again.
         for path in self.out.iterdir():
-            if path.name in (JOURNAL_NAME, TOKENIZER_NAME) or path.name.startswith(SPLITS):
+            if path.name == JOURNAL_NAME or path.name.startswith(SPLITS):
                 path.unlink()
         raise DataError(
             f"{self.out}: {documents['train']} documents to train on and {documents['held_out']} held out; each split "

@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,9 +39,9 @@ def split_of(text: bytes, held_out: float) -> SplitName:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """Encodes documents as `bos_id`, their ids, `eos_id`; safe to call from several threads."""
+    """Encodes documents as `bos_id`, their ids, `eos_id`, by the bytes of a model; callable from several threads."""
 
-    model: Path
+    model: bytes
     dtype: str
     bos_id: int
     eos_id: int
@@ -52,7 +51,7 @@ class Encoder:
     def __post_init__(self) -> None:
         import sentencepiece
 
-        object.__setattr__(self, "_processor", sentencepiece.SentencePieceProcessor(model_file=str(self.model)))
+        object.__setattr__(self, "_processor", sentencepiece.SentencePieceProcessor(model_proto=self.model))
 
     def __call__(self, texts: Sequence[str]) -> dict[SplitName, Encoded]:
         """The tokens of both splits, documents in the order given."""

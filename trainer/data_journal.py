@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ class Journal:
 
     def write(self, folder: Path) -> None:
         """Replace the journal in that folder."""
-        write_atomically(folder / JOURNAL_NAME, json.dumps(dataclasses.asdict(self)))
+        write_atomically(folder / JOURNAL_NAME, json.dumps(dataclasses.asdict(self)).encode())
 
 
 def read_journal(folder: Path, fingerprint: str) -> Journal | None:
@@ -84,14 +83,15 @@ def read_journal(folder: Path, fingerprint: str) -> Journal | None:
     return journal
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """The file is replaced as a whole and on disk when this returns."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(text.encode())
+    # The same name every time: what a killed process left under it is overwritten, not collected.
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    os.replace(part, path)
 
 
 def _progress(data: dict[str, Any]) -> Progress:

@@ -10,6 +10,7 @@ So the cursor is one number, and nothing needs to be saved to resume, in the mid
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -31,6 +32,8 @@ Verify = Literal["lazy", "full", "off"]
 """When shards are hashed: each before its first use, all at open, or never (their sizes are checked in any case)."""
 
 _PREFETCHED = 4  # batches
+_BLOCK = 4096  # samples whose windows are computed at once
+_BLOCKS_KEPT = 4
 
 
 class TokenStream:
@@ -49,20 +52,30 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def read(self, start: int, out: NDArray[np.int64]) -> None:
-        """Fill `out` with the tokens from `start` on.
+    def read(self, starts: NDArray[np.int64], length: int) -> Batch:
+        """(starts, length): the tokens from each start on, in one row each.
 
         Raises DataError naming the shard whose bytes are not those of the manifest.
         """
-        number = int(np.searchsorted(self._starts, start, side="right")) - 1
-        filled = 0
-        while filled < len(out):
+        out = np.empty((len(starts), length), np.int64)
+        numbers = np.searchsorted(self._starts, starts, side="right") - 1
+        offsets = starts - self._starts[numbers]
+        for row, number, offset in zip(out, numbers.tolist(), offsets.tolist(), strict=True):
             self._verify(number)
-            offset = start + filled - int(self._starts[number])
-            piece = self._tokens[number][offset : offset + len(out) - filled]
-            out[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            number += 1
+            piece = self._tokens[number][offset : offset + length]
+            row[: len(piece)] = piece
+            if len(piece) < length:
+                self._read_on(number + 1, row[len(piece) :])
+        return out
+
+    def _read_on(self, number: int, row: NDArray[np.int64]) -> None:
+        """Fill what is left of a row from the beginning of the next shards."""
+        filled = 0
+        while filled < len(row):
+            self._verify(number)
+            piece = self._tokens[number][: len(row) - filled]
+            row[filled : filled + len(piece)] = piece
+            filled, number = filled + len(piece), number + 1
 
     def _verify(self, number: int) -> None:
         if self._verified[number]:
@@ -99,12 +112,13 @@ class TokenLoader:
         self.manifest = read_manifest(folder)
         self.manifest_digest = manifest_digest(folder)
         refuse_foreign_shards(folder, self.manifest)
-        self.seq_len, self.global_batch, self.seed = seq_len, global_batch, seed
+        self.folder, self.seq_len, self.global_batch, self.seed = folder, seq_len, global_batch, seed
         self._rows = range(rank * (global_batch // world), (rank + 1) * (global_batch // world))
         self._train = TokenStream(folder, self.manifest, self.manifest.train.shards, verify)
         self._held_out = TokenStream(folder, self.manifest, self.manifest.held_out.shards, verify)
         self.windows = _windows(folder, "train", len(self._train), seq_len)
         self.held_out_windows = _windows(folder, "held-out", len(self._held_out), seq_len)
+        self._order = _Order(self.windows, seed)
         self._prefetch = _Prefetch(self)
 
     def batch(self, step: int) -> Batch:
@@ -117,14 +131,13 @@ class TokenLoader:
 
     def place_of(self, sample: int) -> int:
         """The window that the sample of that global index is: the pure function behind `batch`."""
-        epoch, index = divmod(sample, self.windows)
-        return int(permute(np.array([index]), self.windows, (self.seed, epoch))[0])
+        return int(self._order.windows(sample, sample + 1)[0])
 
     def held_out(self, batch_size: int) -> Iterator[Batch]:
         """Every held-out window in stream order, the same on every rank; the last batch may be smaller."""
         for first in range(0, self.held_out_windows, batch_size):
             rows = np.arange(first, min(first + batch_size, self.held_out_windows))
-            yield self._read(self._held_out, rows)
+            yield self._held_out.read(rows * self.seq_len, self.seq_len + 1)
 
     def close(self) -> None:
         """End the prefetching thread."""
@@ -141,19 +154,30 @@ class TokenLoader:
     def read_batch(self, step: int) -> Batch:
         """What `batch` returns, read now and in this thread."""
         first = step * self.global_batch
-        samples = np.arange(first + self._rows.start, first + self._rows.stop, dtype=np.int64)
-        epochs, indices = np.divmod(samples, self.windows)
-        windows = np.empty_like(samples)
+        windows = self._order.windows(first + self._rows.start, first + self._rows.stop)
+        return self._train.read(windows * self.seq_len, self.seq_len + 1)
+
+
+class _Order:
+    """The window of every sample, computed a block at a time: a shuffle of few numbers costs as much as one of many."""
+
+    def __init__(self, windows: int, seed: int) -> None:
+        self._windows, self._seed = windows, seed
+        self._block = lru_cache(_BLOCKS_KEPT)(self._compute)
+
+    def windows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The windows of samples `start` to `stop`."""
+        blocks = range(start // _BLOCK, (stop - 1) // _BLOCK + 1)
+        places = np.concatenate([self._block(block) for block in blocks])
+        return places[start - blocks[0] * _BLOCK : stop - blocks[0] * _BLOCK]
+
+    def _compute(self, block: int) -> NDArray[np.int64]:
+        samples = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype=np.int64)
+        epochs, indices = np.divmod(samples, self._windows)
         for epoch in np.unique(epochs):
             inside = epochs == epoch
-            windows[inside] = permute(indices[inside], self.windows, (self.seed, int(epoch)))
-        return self._read(self._train, windows)
-
-    def _read(self, stream: TokenStream, windows: NDArray[np.int64]) -> Batch:
-        out = np.empty((len(windows), self.seq_len + 1), np.int64)
-        for row, window in enumerate(windows):
-            stream.read(int(window) * self.seq_len, out[row])
-        return out
+            indices[inside] = permute(indices[inside], self._windows, (self._seed, int(epoch)))
+        return indices
 
 
 class _Prefetch:

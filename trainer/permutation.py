@@ -41,14 +41,12 @@ def _feistel(values: _UInt64, bits: int, round_keys: _UInt64) -> _UInt64:
 
 def _mix(values: _UInt64) -> _UInt64:
     """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def _round_keys(key: tuple[int, int]) -> _UInt64:
-    with np.errstate(over="ignore"):
-        state = np.array([part & 0xFFFF_FFFF_FFFF_FFFF for part in key], np.uint64)
-        start = _mix(_mix(state[:1] + np.uint64(0x9E3779B97F4A7C15)) + state[1:])
-        return _mix(start + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    state = np.array([part & 0xFFFF_FFFF_FFFF_FFFF for part in key], np.uint64)
+    start = _mix(_mix(state[:1] + np.uint64(0x9E3779B97F4A7C15)) + state[1:])
+    return _mix(start + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
