@@ -136,12 +136,14 @@ def _ratios(count: int) -> Float32:
     return np.geomspace(0.9, 4, count).astype(np.float32)
 
 
-_SEARCHES: dict[Effort, tuple[Float32, int, int]] = {
-    "fast": (_ratios(6), 1, 0),
-    "default": (_ratios(8), 2, 0),
-    "best": (_ratios(16), 4, 2),
+_D_ALONE = np.ones(1, np.float32)
+_D_AROUND = np.array([0.9, 0.95, 1, 1.05, 1.1], np.float32)
+_SEARCHES: dict[Effort, tuple[Float32, bool, Float32, int, int]] = {
+    "fast": (_ratios(6), False, _D_ALONE, 1, 0),
+    "default": (_ratios(8), True, _D_ALONE, 1, 0),
+    "best": (_ratios(16), True, _D_AROUND, 3, 1),
 }
-"""(starting ratios, scales tried for each block, rounds of search and refit after that)"""
+"""See Effort in iq1_kernels."""
 
 
 def _kernel(name: str, effort: Effort) -> Callable[[Float32, Float32, Packed], None]:

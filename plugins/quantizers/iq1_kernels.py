@@ -22,10 +22,13 @@ __all__ = ["iq1_m", "iq1_s"]
 ZERO, HALF, ONE, TWO = (np.float32(v) for v in (0, 0.5, 1, 2))
 DELTA = np.float32(0.125)
 INFINITY = np.float32(np.inf)
+SMALLEST_HALF = np.float32(2.0**-24)
 INFINITE_HALF, NO_HALF = np.int64(0x7C00), np.int64(0)
 LOW_DELTA = np.int32(1 << 16)  # in a choice, above eight bits of signs and eight of magnitudes: the shift is -1/8
 SIXTEEN, EIGHT, SEVEN, FIVE = (np.int32(v) for v in (16, 8, 7, 5))
-Effort: TypeAlias = tuple[Float32, int, int]
+# How hard to search: ratios to start from, whether grid points are looked for before d is chosen, multiples of that d
+# to try, block scales to try with each, rounds of refitting d and searching again.
+Effort: TypeAlias = tuple[Float32, bool, Float32, int, int]
 Coordinate: TypeAlias = tuple[np.float32, np.float32, np.int32, np.int32]
 DIVISORS = np.geomspace(7.5, 22, 32).astype(np.float32)  # what the largest block scale may be in units of d
 
@@ -178,8 +181,11 @@ def _fit(x: Float32, w: Float32, choice: Int32, a: Float32, b: Float32) -> None:
 
 
 @kernel
-def _free_scale(x: Float32, w: Float32, ratios: Float32, shared: bool, scale: Float32) -> None:
-    """scale becomes the best found for levels that need be no grid point, starting at ratios of the mean magnitude."""
+def _free_scale(x: Float32, w: Float32, ratios: Float32, shared: bool, scale: Float32, curvature: Float32) -> None:
+    """scale becomes the best found for levels that need be no grid point, starting at ratios of the mean magnitude.
+
+    curvature: the weighted squared error rises by curvature times the square of a departure from scale.
+    """
     groups = len(x) // 8
     mean = np.zeros(LANES, np.float32)
     weight = np.zeros(LANES, np.float32)
@@ -187,6 +193,7 @@ def _free_scale(x: Float32, w: Float32, ratios: Float32, shared: bool, scale: Fl
     best = np.full(LANES, -ONE, np.float32)
     sums = np.empty((8, LANES), np.float32)
     scale[:] = ZERO
+    curvature[:] = ONE
     for j in range(len(x)):
         for lane in range(LANES):
             mean[lane] += w[j, lane] * abs(x[j, lane])
@@ -206,6 +213,7 @@ def _free_scale(x: Float32, w: Float32, ratios: Float32, shared: bool, scale: Fl
             score = a * (a / b)
             better = score > best[lane]
             scale[lane] = a / b if better else scale[lane]
+            curvature[lane] = b if better else curvature[lane]
             best[lane] = score if better else best[lane]
 
 
@@ -282,12 +290,20 @@ def _improve(
 
 @kernel
 def _try_levels(
-    x: Float32, w: Float32, scale: Float32, d: Float32, tries: int, shared: bool, level: Float32, choice: Int32
+    x: Float32,
+    w: Float32,
+    scale: Float32,
+    d: Float32,
+    tries: int,
+    shared: bool,
+    level: Float32,
+    best: Float32,
+    choice: Int32,
 ) -> None:
-    """level becomes, lane by lane, the best of the `tries` odd numbers whose product with d is nearest to scale."""
-    best = np.full(LANES, INFINITY, np.float32)
+    """level, best and choice become, lane by lane, those of the best odd multiple of d, of `tries` nearest to scale."""
     odd = np.empty(LANES, np.float32)
     target = np.empty(LANES, np.float32)
+    best[:] = INFINITY
     for step in range(tries):
         for lane in range(LANES):
             ratio = scale[lane] / d[lane] if d[lane] > ZERO else ZERO
@@ -320,24 +336,57 @@ def _set_d(d: Float32, halves: Int64, value: np.float32, unit: np.float32, first
 
 
 @kernel
+def _keep_better(best: Float32, level: Float32, choice: Int32, loss: Float32, levels: Float32, choices: Int32) -> None:
+    """Of each super-block keep in best, level and choice what has the smaller sum of losses."""
+    count = 32 // len(choice)
+    for first in range(0, LANES, count):
+        total, held = ZERO, ZERO
+        for lane in range(first, first + count):
+            total += loss[lane]
+            held += best[lane]
+        if total < held:
+            best[first : first + count] = loss[first : first + count]
+            level[first : first + count] = levels[first : first + count]
+            choice[:, first : first + count] = choices[:, first : first + count]
+
+
+@kernel
+def _choose(
+    x: Float32, w: Float32, unit: Float32, shared: bool, effort: Effort, level: Float32, choice: Int32, d: Float32
+) -> None:
+    """Block scales found freely, then the super-block's d for them, then for each block the best multiple of d."""
+    ratios, probe, factors, tries, _ = effort
+    count = 256 // len(x)
+    scale, curvature, best, loss, levels = np.empty((5, LANES), np.float32)
+    choices = np.empty_like(choice)
+    base = np.empty(LANES, np.float32)
+    _free_scale(x, w, ratios, shared, scale, curvature)
+    if probe:
+        _search(x, w, scale, shared, best, choice)
+        _fit(x, w, choice, best, curvature)
+        for lane in range(LANES):
+            scale[lane] = max(best[lane] / curvature[lane], ZERO)
+    for first in range(0, LANES, count):
+        base[first : first + count] = _super_scale(scale, curvature, first, count)
+    best[:] = INFINITY
+    for factor in factors:
+        for lane in range(LANES):
+            d[lane] = base[lane] * factor
+            if ZERO < unit[lane] < HUGE:
+                d[lane] = max(d[lane], SMALLEST_HALF / unit[lane])
+        _try_levels(x, w, scale, d, tries, shared, levels, loss, choices)
+        _keep_better(best, level, choice, loss, levels, choices)
+
+
+@kernel
 def _solve(
     x: Float32, w: Float32, unit: Float32, shared: bool, effort: Effort, level: Float32, choice: Int32, halves: Int64
 ) -> None:
-    """Scales, levels and choices of all lanes; effort is (starting ratios, levels tried, rounds of refitting)."""
-    ratios, tries, rounds = effort
+    """Scales, levels and choices of all lanes."""
     count = 256 // len(x)
-    scale = np.empty(LANES, np.float32)
-    a = np.empty(LANES, np.float32)
-    b = np.empty(LANES, np.float32)
-    d = np.empty(LANES, np.float32)
-    _free_scale(x, w, ratios, shared, scale)
-    _search(x, w, scale, shared, a, choice)
-    _fit(x, w, choice, a, b)
-    for lane in range(LANES):
-        scale[lane] = max(a[lane] / b[lane], ZERO)
-    for first in range(0, LANES, count):
-        _set_d(d, halves, _super_scale(scale, b, first, count), unit[first], first, count)
-    _try_levels(x, w, scale, d, tries, shared, level, choice)
+    scale, a, b, d = np.empty((4, LANES), np.float32)
+    _choose(x, w, unit, shared, effort, level, choice, d)
+    rounds = effort[4]
     for step in range(rounds + 1):
         _fit(x, w, choice, a, b)
         for first in range(0, LANES, count):
@@ -345,7 +394,7 @@ def _solve(
         if step < rounds:
             for lane in range(LANES):
                 scale[lane] = d[lane] * level[lane]
-            _try_levels(x, w, scale, d, 1, shared, level, choice)
+            _try_levels(x, w, scale, d, 1, shared, level, a, choice)
 
 
 @kernel

@@ -139,9 +139,8 @@ def _super_scale(scale: Float32, curvature: Float32, unit: np.float32, first: in
         # The largest scale becomes -32 (or 31), or a little more or less than that.
         divisor = np.float32(-32 if step < 0 else 31) + np.float32(abs(step) - 2) * np.float32(0.5)
         half = half_bits(scale[peak] / divisor * unit)
+        half = half if half & 0x7FFF else half | 1  # the smallest scale, where a block scale makes up for it
         d = half_value(half) / unit
-        if half & 0x7FFF == 0:
-            continue
         loss = ZERO
         for lane in range(first, first + 8):
             miss = scale[lane] - d * _block_scale(scale[lane] / d)
