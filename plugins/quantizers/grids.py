@@ -1,13 +1,13 @@
 """Grids: the code books of the IQ formats, and for each rounded group of values the grid points next to it."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GRIDS", "GridShape", "Int8", "Neighbours", "UInt16", "grid", "neighbours"]
+__all__ = ["GRIDS", "LANES", "GridShape", "Int8", "Neighbours", "UInt16", "grid", "neighbours"]
 
 Int8: TypeAlias = NDArray[np.int8]
 UInt16: TypeAlias = NDArray[np.uint16]
@@ -26,6 +26,16 @@ class GridShape:
     levels: tuple[int, ...]
     unit: int
 
+    @property
+    def step(self) -> int:
+        """The distance between the first two levels, and between all but the last two."""
+        return self.levels[1] - self.levels[0]
+
+    @property
+    def last(self) -> float:
+        """Where the highest level begins to be the nearest."""
+        return (self.levels[-2] + self.levels[-1]) / 2
+
 
 GRIDS = {
     "iq1": GridShape("IQ1_S", 2048, 8, (-1, 0, 1), 1),
@@ -38,7 +48,7 @@ GRIDS = {
 """Every grid by name; iq1_s and iq1_m share one. The order of the points is the index that files store."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def grid(name: str) -> Int8:
     """The points of a grid, (points, dim) int8, read-only, in the units of GRIDS[name].
 
@@ -52,7 +62,7 @@ def grid(name: str) -> Int8:
     shifts = np.array([0, 2, 4, 6] if len(shape.levels) <= 4 else [0, 4], np.uint8)
     mask = 3 if len(shape.levels) <= 4 else 7
     level = (packed[:, None] >> shifts) & mask
-    points = np.array(shape.levels, np.int8)[level].reshape(shape.points, shape.dim)
+    points: Int8 = np.array(shape.levels, np.int8)[level].reshape(shape.points, shape.dim)
     points.flags.writeable = False
     return points
 
@@ -68,7 +78,7 @@ class Neighbours:
     index: UInt16
 
 
-@lru_cache(maxsize=None)
+@cache
 def neighbours(name: str, count: int) -> Neighbours:
     """The `count` (a multiple of LANES) nearest grid points of every code; equal distances go by index."""
     shape, points = GRIDS[name], grid(name).astype(np.float32)
