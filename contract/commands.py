@@ -7,14 +7,18 @@ from typing import Any
 
 import click
 
+from conform.contract.check import check_tensors
 from conform.contract.diff import diff
 from conform.contract.dump import dump_contract
 from conform.contract.errors import ContractError
+from conform.contract.finding import failed
 from conform.contract.inventory import inventory
 from conform.contract.load import contract_to_mapping, load_contract, shipped_contracts
 from conform.contract.solve import Candidate, SearchSpace, solve
 from conform.core.report import (
+    finding_to_json,
     json_option,
+    print_findings,
     print_table,
     write_json,
     write_text_atomically,
@@ -142,6 +146,28 @@ def solve_dimensions(
         headings = ("layers", "hidden", "heads", "kv", "ffn", "output", "parameters", "distance", "obstacles")
         print_table(headings, [_candidate_row(c, budget) for c in candidates])
     return 0
+
+
+@contract.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--contract", "name", help="The contract; without it, the one the checkpoint was trained under.")
+@json_option
+def check(checkpoint: Path, name: str | None, json_path: str | None) -> int:
+    """Check the tensors of CHECKPOINT against a contract: all violations at once."""
+    from conform.core.checkpoint import contract_of, open_checkpoint
+
+    opened = open_checkpoint(checkpoint)
+    spec = contract_of(opened, name)
+    if spec.model.tied_embeddings:
+        opened = opened.without_tied_copy()
+    findings = check_tensors(opened.tensors, spec.model)
+    report = {"contract": spec.name, "digest": spec.digest, "findings": [finding_to_json(f) for f in findings]}
+    if not write_json(report, json_path):
+        if findings:
+            print_findings(findings)
+        verdict = "violates" if failed(findings) else "meets"
+        click.echo(f"{checkpoint} {verdict} contract {spec.name} ({spec.digest[:12]}), {len(opened.tensors)} tensors")
+    return int(failed(findings))
 
 
 @contract.command("diff")

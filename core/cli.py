@@ -16,11 +16,11 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "tokenizer": ("conform.trainer.tokenizer_commands", "tokenizer", "Train and check a SentencePiece tokenizer."),
     "data": ("conform.trainer.data_commands", "data", "Build, verify and show token shards."),
     "train": ("conform.trainer.commands", "train", "Train a model to a checkpoint that its contract accepts."),
-    "export": ("conform.core.commands", "export", "Export a checkpoint to GGUF."),
+    "export": ("conform.core.export_commands", "export", "Export a checkpoint to GGUF."),
     "verify": ("conform.core.commands", "verify", "Check a GGUF file against its contract."),
     "repack": ("conform.core.commands", "repack", "Rewrite an i2_s file in another byte layout, losslessly."),
     "parity": ("conform.parity.commands", "parity", "Judge a runtime against PyTorch."),
-    "imatrix": ("conform.parity.imatrix_commands", "imatrix", "Measure and show importance matrices."),
+    "imatrix": ("conform.trainer.imatrix_commands", "imatrix", "Measure and show importance matrices."),
     "plugins": ("conform.plugins.commands", "plugins", "List, certify and create plugins."),
 }
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from conform.contract.spec import Contract
 from conform.core.errors import PluginError
 from conform.core.gguf_types import ValueType
+from conform.core.quantizer import Layout
 from conform.core.vocabulary import Vocabulary
 
 __all__ = [
@@ -38,16 +39,15 @@ class KeyValue:
 class ExportFacts:
     """All that a metadata writer may know about a file; no path, no time: the same input gives the same bytes.
 
-    `linear_types` are the tensor types of the linear layers; `plugins` are "distribution version" of every plugin that
-    had a part in the file.
+    `linear_layouts` are the layouts of the linear layers, sorted; `plugins` are `distribution version` of every plugin
+    whose quantizer or writer had a part in the file.
     """
 
     contract: Contract
     vocabulary: Vocabulary
     checkpoint_digest: str
-    tokenizer_digest: str
     alignment: int
-    linear_types: tuple[int, ...]
+    linear_layouts: tuple[Layout, ...]
     quantizers: tuple[str, ...]
     plugins: tuple[str, ...]
 
@@ -99,14 +99,14 @@ def i32_array(values: Sequence[int]) -> KeyValue:
 
 
 def gather_metadata(writers: Mapping[str, MetadataWriter], facts: ExportFacts) -> dict[str, KeyValue]:
-    """The keys of all writers, in the order of their names.
+    """The keys of all writers, in the order in which they were registered.
 
     Raises PluginError naming the writer for an exception of its own, a value that is none, or a key that another
     writer sets otherwise.
     """
     keys: dict[str, KeyValue] = {}
     origin: dict[str, str] = {}
-    for name in sorted(writers):
+    for name in writers:
         for key, value in _keys_of(name, writers[name], facts).items():
             if key in keys and keys[key] != value:
                 raise PluginError(f"metadata writers {origin[key]} and {name} set {key} to different values")

@@ -1,86 +1,161 @@
-"""Runtime: the protocol of everything that runs a GGUF file and can be asked what it computed."""
+"""Runtime: the protocol of everything that runs a GGUF file and can be watched while it does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
+from conform.core.gguf_read import GGUFFile
 from conform.core.quantizer import Float32
 
-__all__ = ["Generation", "Outcome", "Runtime", "RuntimeDriver", "Trace", "TraceStep"]
+__all__ = [
+    "GREEDY",
+    "Answer",
+    "FaultKind",
+    "Generator",
+    "Identity",
+    "Limits",
+    "Request",
+    "Runtime",
+    "RuntimeDriver",
+    "RuntimeFault",
+    "Sampling",
+    "Step",
+]
 
-Outcome: TypeAlias = Literal["ok", "refused", "crashed", "timed out", "answered wrongly"]
-"""How a run ended: a refusal is an error that the runtime reported; a wrong answer one that breaks its protocol."""
+FaultKind: TypeAlias = Literal["refused", "crashed", "timed out", "answered wrongly"]
+"""How a runtime can fail to answer. Refusing is not crashing, and neither is a wrong answer."""
+
+Generator: TypeAlias = Literal["xorshift64*", "unknown"]
+"""The random number generator that a runtime samples with, where it is known."""
+
+
+class RuntimeFault(Exception):  # noqa: N818 - a fault of the judged runtime is a finding, not an error of conform
+    """The runtime did not answer as asked; the rung that asked has failed, and says so with this kind and reason."""
+
+    def __init__(self, kind: FaultKind, reason: str) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind: FaultKind = kind
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
-class TraceStep:
-    """What a runtime computed at one position; None is what it did not tell.
+class Limits:
+    """What one call of the runtime may use: seconds of wall time, bytes of memory, bytes of output."""
 
-    `token` is the input at `position`; `hidden` (hidden,) is the final hidden state after the output norm;
-    `logits` (vocab,).
+    seconds: float = 120.0
+    memory: int = 8 << 30
+    output: int = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Temperature 0 or less is greedy; top_k 0 and top_p 1 are off."""
+
+    seed: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation. Token i of `forced` replaces the one that decode step i would have chosen."""
+
+    prompt: str
+    max_tokens: int
+    sampling: Sampling = GREEDY
+    forced: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a generation produced: the text with the prompt in front, and the number of new tokens."""
+
+    text: bytes
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decode step, as the runtime itself reports it: the proof that a model was run, and what it computed.
+
+    `position` and `token` are those of the input of this step, `layers` the number of layers that it went through.
+    `hidden` (hidden,) is the final hidden state after the output norm; `argmax` the id of the largest logit.
+    `values` holds intermediate vectors by (layer, name), only when they were asked for.
     """
 
     position: int
     token: int
-    layers: int | None = None
-    hidden: Float32 | None = None
-    logits: Float32 | None = None
-    argmax_token: int | None = None
-    argmax_logit: float | None = None
+    layers: int
+    hidden: Float32
+    argmax: int
+    argmax_logit: float
+    values: Mapping[tuple[int, str], Float32] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """The steps from the prompt's last position on, teacher-forced; empty unless the outcome is ok."""
+class Identity:
+    """What was judged: the driver's name, the program, the sha256 of every file that took part."""
 
-    outcome: Outcome
-    steps: tuple[TraceStep, ...] = ()
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One free run: `text` as the runtime printed it, prompt included; `tokens` where they can be had."""
-
-    outcome: Outcome
-    text: bytes = b""
-    tokens: tuple[int, ...] | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-    detail: str = ""
+    driver: str
+    program: str
+    digests: Mapping[str, str]
 
 
 class Runtime(Protocol):
-    """One program with one GGUF file."""
+    """A runtime with one model. Every call starts afresh, so that calls may run side by side.
+
+    Each method raises RuntimeFault when the runtime does not answer as it must.
+    """
+
+    @property
+    def identity(self) -> Identity:
+        """What is judged."""
+        ...
+
+    @property
+    def generator(self) -> Generator:
+        """The generator that seeded sampling uses."""
+        ...
+
+    def answer(self, request: Request) -> Answer:
+        """The finished generation."""
+        ...
+
+    def step(self, request: Request, step: int, *, values: int = 0) -> tuple[Answer, Step]:
+        """The generation up to and including decode step `step`, and that step, watched.
+
+        `values` > 0 asks for that many leading elements of every intermediate vector.
+        """
+        ...
+
+    def logits(self, request: Request, position: int) -> Float32 | None:
+        """The logits of the whole vocabulary at that absolute position; None where the runtime cannot tell."""
+        ...
 
     def tokenize(self, text: str) -> tuple[int, ...] | None:
-        """The token ids of a prompt as the runtime sees them, BOS included; None where they cannot be had."""
+        """The ids of the prompt, with BOS where the runtime adds it; None where the runtime cannot tell."""
         ...
 
-    def trace(self, prompt: str, forced: tuple[int, ...]) -> Trace:
-        """What the runtime computes after the prompt when the tokens that follow are forced."""
-        ...
-
-    def generate(
-        self, prompt: str, max_tokens: int, temperature: float, top_k: int, top_p: float, seed: int
-    ) -> Generation:
-        """A free run; temperature 0 is greedy, top_k 0 and top_p 1 are off."""
+    def decoded_sha256(self, tensor: str) -> str | None:
+        """sha256 of the tensor's float32 values, little endian, as this runtime decodes them; None if it cannot."""
         ...
 
 
 @runtime_checkable
 class RuntimeDriver(Protocol):
-    """Knows how to talk to one kind of program."""
+    """Starts one kind of runtime."""
 
     name: ClassVar[str]
+    """What is typed after --driver."""
 
-    def accepts(self, program: Path) -> bool:
-        """True when the program is of that kind; may start it, harmlessly."""
-        ...
+    def open(self, program: Path, model: GGUFFile, limits: Limits) -> Runtime:
+        """The runtime with that model.
 
-    def open(self, program: Path, gguf: Path) -> Runtime:
-        """The program, ready to run that file.
-
-        Raises ConformError when it cannot be driven at all.
+        Raises RuntimeDriverError when the program cannot be started at all.
         """
         ...

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +94,14 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
         if (value := getattr(sidecar, key)) is not None:
             data[key] = value
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    partial = folder / f".{SIDECAR_NAME}.partial"
     try:
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=f".{SIDECAR_NAME}.", delete=False) as file:
+        # Not a temporary file of the standard library, which nobody else could read.
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, folder / SIDECAR_NAME)
+        os.replace(partial, folder / SIDECAR_NAME)
     except OSError as error:
         raise CheckpointError(f"{folder / SIDECAR_NAME}: cannot be written: {error.strerror}") from error
 

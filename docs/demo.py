@@ -1,8 +1,8 @@
 """The main job, end to end, by the commands that a user types: `make demo` runs this.
 
-A tokenizer and a small ternary Llama-style model are trained on the Python standard library's sources, the checkpoint is
-checked against its contract, exported to GGUF in three quantisations, each file is verified, and a real Go binary is
-judged against PyTorch. A second run re-uses the tokenizer, the shards and the finished training.
+A tokenizer and a small ternary Llama-style model are trained on the sources of Python's standard library, the
+checkpoint is checked against its contract and exported to GGUF in three quantisations, each file is verified, and a
+real Go binary is judged against PyTorch. A second run re-uses the tokenizer, the shards and the finished training.
 """
 
 import json

@@ -39,7 +39,7 @@ _KINDS: dict[str, Kind] = {
 _MEMBERS: dict[Kind, tuple[str, ...]] = {
     "quantizer": ("layout", "needs_importance", "nbytes", "quantize", "dequantize"),
     "metadata writer": ("keys",),
-    "runtime driver": ("accepts", "open"),
+    "runtime driver": ("open",),
 }
 
 # A name is typed on command lines, matched by shell patterns and used in file names.
@@ -98,7 +98,7 @@ def _builtins() -> Iterator[_Candidate]:
     version = importlib.metadata.version("gguf-conform")
     for module in BUILTIN_PLUGINS:
         entry = module.removeprefix("conform.")
-        yield _Candidate(f"conform:{entry}", "gguf-conform", version, module, _importer(module), states_api=False)
+        yield _Candidate(f"gguf-conform:{entry}", "gguf-conform", version, module, _importer(module), states_api=False)
 
 
 def _importer(module: str) -> Callable[[], ModuleType]:

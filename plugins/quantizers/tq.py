@@ -106,7 +106,7 @@ def _pieces(rows: Float32, out: Packed, nbytes: int) -> Iterator[tuple[Packed, P
         scale = np.abs(piece).max(axis=1, keepdims=True)
         if scale.max() >= _OVERFLOW:
             raise QuantizeError(
-                f"a value of magnitude {scale.max():g} needs a scale that is infinity in half precision"
+                f"a value of magnitude {scale.max():g} needs a scale that is infinite in half precision"
             )
         bytes_[:, -2:] = scale.astype("<f2").view(np.uint8)
         yield _digits(piece, scale), bytes_

@@ -1,0 +1,47 @@
+"""Tuning: the choices that a quantizer leaves to the user."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from conform.core.errors import PlanError
+from conform.core.quantizer import Effort, Quantizer, Tunable
+
+__all__ = ["TernaryScale", "TernaryScaled", "Tuning"]
+
+TernaryScale: TypeAlias = Literal["absmean", "optimal"]
+"""How a matrix that is not ternary gets its scale: BitNet's rule, or the least squared error."""
+
+
+@runtime_checkable
+class TernaryScaled(Protocol):
+    """A quantizer that ternarises, by a rule that can be chosen."""
+
+    def with_scale(self, ternary_scale: TernaryScale) -> Quantizer:
+        """The same quantizer, scaling by that rule; its layout is the same."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What --effort and --ternary-scale say."""
+
+    effort: Effort = "default"
+    ternary_scale: TernaryScale = "absmean"
+
+    def apply(self, quantizer: Quantizer) -> Quantizer:
+        """The quantizer, tuned as far as it can be."""
+        if isinstance(quantizer, Tunable):
+            quantizer = quantizer.with_effort(self.effort)
+        if isinstance(quantizer, TernaryScaled):
+            quantizer = quantizer.with_scale(self.ternary_scale)
+        return quantizer
+
+    def check(self, quantizers: Sequence[Quantizer]) -> None:
+        """Pass when every choice that differs from the default concerns one of the quantizers.
+
+        Raises PlanError otherwise, because the choice would be dropped in silence.
+        """
+        names = ", ".join(quantizer.name for quantizer in quantizers)
+        if self.ternary_scale != "absmean" and not any(isinstance(q, TernaryScaled) for q in quantizers):
+            raise PlanError(f"--ternary-scale {self.ternary_scale}: none of {names} ternarises")

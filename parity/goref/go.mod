@@ -1,0 +1,3 @@
+module conform/goref
+
+go 1.23

@@ -1,0 +1,162 @@
+"""Process: starts a program that nobody vouches for, and tells apart the ways in which it can end.
+
+No shell, an environment of our choosing, stdin closed, a process group of its own; wall time, memory and output are
+limited, and whatever is left of the group is killed at the end.
+"""
+
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, TypeAlias
+
+from conform.core.runtime import Limits
+from conform.parity.errors import RuntimeDriverError
+
+__all__ = ["Ending", "Finished", "run_program"]
+
+Ending: TypeAlias = Literal["exited", "signalled", "timed out", "too much output", "too much memory"]
+
+_CHUNK = 1 << 16
+_POLL_SECONDS = 0.05
+# A grandchild may hold the pipes open after the program has ended; nobody waits for it longer than this.
+_GRACE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended, and what it printed until then; `code` is the exit status, or the signal's number."""
+
+    ending: Ending
+    code: int
+    stdout: bytes
+    stderr: bytes
+    seconds: float
+
+
+def run_program(arguments: Sequence[str | Path], environment: Mapping[str, str], limits: Limits) -> Finished:
+    """Run it to its end or to its limits.
+
+    Raises RuntimeDriverError when it cannot be started.
+    """
+    started = time.monotonic()
+    child = _start(arguments, environment)
+    try:
+        _limit_memory(child.pid, limits.memory)
+        stdout, stderr, stopped = _Watch(child, limits, started).until_the_end()
+    finally:
+        _kill_group(child)
+    code = child.wait()
+    seconds = time.monotonic() - started
+    if stopped is not None:
+        return Finished(stopped, code, stdout, stderr, seconds)
+    return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr, seconds)
+
+
+def _start(arguments: Sequence[str | Path], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    program = arguments[0]
+    try:
+        return subprocess.Popen(
+            [os.fspath(argument) for argument in arguments],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise RuntimeDriverError(f"{program}: no such program, or the interpreter that it names is missing") from error
+    except PermissionError as error:
+        raise RuntimeDriverError(f"{program}: not executable; chmod +x it, or give the path of the binary") from error
+    except (OSError, ValueError) as error:
+        raise RuntimeDriverError(f"{program}: cannot be started: {error}") from error
+
+
+def _limit_memory(pid: int, memory: int) -> None:
+    # RLIMIT_AS would count the address space that Go reserves and never touches; RLIMIT_DATA counts what is writable.
+    # A limit set from outside needs no code between fork and exec. Where prlimit is missing, the watch alone remains.
+    if hasattr(resource, "prlimit"):
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (memory, memory))
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for pipe in (child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+class _Watch:
+    """Reads both pipes until they close, a limit is passed, or the program has been gone for a moment."""
+
+    def __init__(self, child: subprocess.Popen[bytes], limits: Limits, started: float) -> None:
+        self._child = child
+        self._limits = limits
+        self._deadline = started + limits.seconds
+        self._gone_since: float | None = None
+        self._read: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def until_the_end(self) -> tuple[bytes, bytes, Ending | None]:
+        stopped = self._follow()
+        return bytes(self._read["stdout"]), bytes(self._read["stderr"]), stopped
+
+    def _follow(self) -> Ending | None:
+        with selectors.DefaultSelector() as selector:
+            for name in self._read:
+                selector.register(getattr(self._child, name), selectors.EVENT_READ, name)
+            while selector.get_map():
+                for key, _ in selector.select(_POLL_SECONDS):
+                    if not self._take(key.fileobj, key.data):  # type: ignore[arg-type]  # registered as pipes
+                        selector.unregister(key.fileobj)
+                if (ending := self._limit_passed()) is not None:
+                    return ending
+                if self._gone():
+                    return None
+        return self._wait_for_exit()
+
+    def _take(self, pipe: IO[bytes], name: str) -> bool:
+        chunk = os.read(pipe.fileno(), _CHUNK)
+        self._read[name] += chunk
+        return bool(chunk)
+
+    def _limit_passed(self) -> Ending | None:
+        if sum(map(len, self._read.values())) > self._limits.output:
+            return "too much output"
+        if time.monotonic() > self._deadline:
+            return "timed out"
+        if _resident_bytes(self._child.pid) > self._limits.memory:
+            return "too much memory"
+        return None
+
+    def _gone(self) -> bool:
+        if self._child.poll() is None:
+            return False
+        self._gone_since = self._gone_since or time.monotonic()
+        return time.monotonic() - self._gone_since > _GRACE_SECONDS
+
+    def _wait_for_exit(self) -> Ending | None:
+        # Both pipes are closed, but a program may live on without them.
+        try:
+            self._child.wait(max(self._deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            return "timed out"
+        return None
+
+
+def _resident_bytes(pid: int) -> int:
+    """Anonymous and shared memory in use; 0 where the system does not tell. Mapped files are not counted."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    lines = (line.split() for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:")))
+    return sum(int(words[1]) * 1024 for words in lines)

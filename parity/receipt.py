@@ -1,0 +1,57 @@
+"""Receipt: the sha256 of everything that a verdict's numbers depend on, and how they were obtained."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from conform.core.runtime import Limits
+from conform.core.sidecar import file_sha256
+from conform.parity.evidence import Subject
+from conform.parity.passages import Passage, Scope
+
+__all__ = ["receipt"]
+
+
+def receipt(subject: Subject, scope: Scope, limits: Limits, passages: Sequence[Passage]) -> dict[str, Any]:
+    """Digests of runtime, file, checkpoint, tokenizer, contract and prompts; the reference's identity; the options."""
+    identity = subject.runtime.identity
+    source = subject.source
+    tokenizer = source.checkpoint.tokenizer_path if source else None
+    return {
+        "runtime": {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)},
+        "gguf": {"path": str(subject.file.path), "sha256": file_sha256(subject.file.path)},
+        "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
+        "contract": {"name": source.contract.name, "digest": source.contract.digest} if source else None,
+        "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
+        "prompts": {"sha256": _prompts_digest(passages), "passages": len(passages), "max_tokens": scope.max_tokens},
+        "seed": scope.seed,
+        "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
+        "reference": _reference_identity(),
+    }
+
+
+def _prompts_digest(passages: Sequence[Passage]) -> str:
+    """sha256 over every request in canonical JSON."""
+    rows = [
+        [p.name, p.request.prompt, list(p.prompt_ids), list(p.request.forced), list(p.steps), p.request.max_tokens]
+        for p in passages
+    ]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _reference_identity() -> Mapping[str, Any]:
+    return {
+        "conform": version("gguf-conform"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "arithmetic": "sums in float64, each product rounded to float32; noise: float32 throughout",
+    }

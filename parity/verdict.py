@@ -1,0 +1,162 @@
+"""Verdict: what each rung measured, and whether that is enough. Nothing compared is a failure, and so is not run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from conform.contract.finding import Finding, failed
+from conform.core.report import finding_to_json
+from conform.core.runtime import FaultKind, RuntimeFault
+
+__all__ = ["RUNGS", "Ledger", "Measurement", "RungName", "RungResult", "Verdict", "faulted", "judged", "not_run"]
+
+RungName: TypeAlias = Literal[
+    "file", "tokens", "weights", "implementation", "quantisation", "greedy", "sampling", "likelihood"
+]
+RUNGS: tuple[RungName, ...] = (
+    "file",
+    "tokens",
+    "weights",
+    "implementation",
+    "quantisation",
+    "greedy",
+    "sampling",
+    "likelihood",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number beside the largest that passes; a tolerance of None makes it information only."""
+
+    name: str
+    measured: float
+    tolerance: float | None = None
+    how: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """True when it is within its tolerance; a number that is not finite never is."""
+        return self.tolerance is None or (math.isfinite(self.measured) and self.measured <= self.tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class RungResult:
+    """One rung: how many `unit` were compared, what was measured, what was found wrong.
+
+    `fault` is set when the runtime did not answer; `reason` says in a sentence why the rung failed or did not run.
+    """
+
+    rung: RungName
+    status: Literal["pass", "fail", "not run"]
+    compared: int = 0
+    unit: str = ""
+    measurements: tuple[Measurement, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    fault: FaultKind | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """True only when something was compared and all of it held."""
+        return self.status == "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What two steps cost, in nats per token: mean KL divergence, and the change of the negative log-likelihood."""
+
+    kl: float
+    likelihood_change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one runtime on one GGUF file, bound by its receipt to everything that took part."""
+
+    model: str
+    rungs: tuple[RungResult, ...]
+    quantisation: Ledger | None = None
+    implementation: Ledger | None = None
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """True when every rung of the ladder is there and passed."""
+        return [rung.rung for rung in self.rungs] == list(RUNGS) and all(rung.passed for rung in self.rungs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report; numbers that JSON cannot hold are written as text."""
+        return {
+            "model": self.model,
+            "conforms": self.passed,
+            "rungs": [_rung_to_json(rung) for rung in self.rungs],
+            "ledgers_nats_per_token": {
+                "quantisation": _ledger_to_json(self.quantisation),
+                "implementation": _ledger_to_json(self.implementation),
+            },
+            "receipt": dict(self.receipt),
+        }
+
+
+def judged(
+    rung: RungName,
+    compared: int,
+    unit: str,
+    measurements: Sequence[Measurement] = (),
+    findings: Sequence[Finding] = (),
+    notes: Sequence[str] = (),
+) -> RungResult:
+    """The result of a rung that ran; it passes only if something was compared and nothing is out of tolerance."""
+    outside = [m for m in measurements if not m.passed]
+    reason = ""
+    if not compared:
+        reason = "nothing was compared"
+    elif outside:
+        reason = "; ".join(f"{m.name} is {m.measured:.3g}, at most {m.tolerance:.3g} passes" for m in outside)
+    elif failed(findings):
+        errors = [finding for finding in findings if finding.severity == "error"]
+        reason = f"{errors[0]}" + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
+    status: Literal["pass", "fail"] = "fail" if reason else "pass"
+    return RungResult(
+        rung, status, compared, unit, tuple(measurements), tuple(findings), reason=reason, notes=tuple(notes)
+    )
+
+
+def faulted(rung: RungName, fault: RuntimeFault) -> RungResult:
+    """The result of a rung whose question the runtime did not answer."""
+    return RungResult(rung, "fail", fault=fault.kind, reason=str(fault))
+
+
+def not_run(rung: RungName, reason: str) -> RungResult:
+    """A rung that was not run, which is a failure."""
+    return RungResult(rung, "not run", reason=reason)
+
+
+def _rung_to_json(rung: RungResult) -> dict[str, Any]:
+    return {
+        "rung": rung.rung,
+        "status": rung.status,
+        "compared": rung.compared,
+        "unit": rung.unit,
+        "measurements": [
+            {"name": m.name, "measured": _number(m.measured), "tolerance": _number(m.tolerance), "how": m.how}
+            for m in rung.measurements
+        ],
+        "findings": [finding_to_json(finding) for finding in rung.findings],
+        "fault": rung.fault,
+        "reason": rung.reason,
+        "notes": list(rung.notes),
+    }
+
+
+def _ledger_to_json(ledger: Ledger | None) -> dict[str, Any] | None:
+    if ledger is None:
+        return None
+    return {"kl": _number(ledger.kl), "likelihood_change": _number(ledger.likelihood_change)}
+
+
+def _number(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)

@@ -1,0 +1,119 @@
+"""GGUF metadata: every key that a runtime needs, and the provenance that binds the file to what it was made from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from conform.contract.spec import ModelSpec
+from conform.core.gguf_types import I2_S, ggml_type
+from conform.core.metadata import (
+    ExportFacts,
+    KeyValue,
+    MetadataWriter,
+    boolean,
+    f32,
+    f32_array,
+    i32_array,
+    string,
+    string_array,
+    u32,
+)
+from conform.core.vocabulary import Vocabulary
+from conform.plugins.hookspecs import hookimpl
+
+__all__ = ["GGUFMetadata", "conform_metadata_writers"]
+
+# GGML_QNT_VERSION: the version of ggml's block formats.
+_QUANTIZATION_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFMetadata:
+    """`general.*`, the architecture's keys, `tokenizer.ggml.*` and `conform.*`; counts are u32."""
+
+    name: ClassVar[str] = "gguf"
+
+    def keys(self, facts: ExportFacts) -> Mapping[str, KeyValue]:
+        """The keys in the order in which the file shall hold them."""
+        return {
+            **_general(facts),
+            **_architecture(facts.contract.model),
+            **_tokenizer(facts.vocabulary, facts.contract.tokenizer.add_bos),
+            **_provenance(facts),
+        }
+
+
+@hookimpl
+def conform_metadata_writers() -> Iterable[MetadataWriter]:
+    return (GGUFMetadata(),)
+
+
+def _general(facts: ExportFacts) -> dict[str, KeyValue]:
+    keys = {
+        "general.architecture": string(facts.contract.model.architecture),
+        "general.type": string("model"),
+        "general.name": string(facts.contract.name),
+        "general.quantization_version": u32(_QUANTIZATION_VERSION),
+        "general.alignment": u32(facts.alignment),
+    }
+    # A mix of types, or a type of a plugin's own, has no file type; to leave it out is better than to mislead.
+    kinds = [ggml_type(layout.ggml_type) for layout in facts.linear_layouts]
+    if len(kinds) == 1 and kinds[0] is not None and kinds[0].ftype is not None:
+        keys["general.file_type"] = u32(kinds[0].ftype)
+    return keys
+
+
+def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
+    keys = {
+        "block_count": u32(model.layers),
+        "context_length": u32(model.context),
+        "embedding_length": u32(model.hidden),
+        "feed_forward_length": u32(model.ffn),
+        "vocab_size": u32(model.vocab),
+        "attention.head_count": u32(model.heads),
+        "attention.head_count_kv": u32(model.kv_heads),
+        "attention.key_length": u32(model.head_dim),
+        "attention.value_length": u32(model.head_dim),
+        "attention.layer_norm_rms_epsilon": f32(model.norm_eps),
+        "rope.dimension_count": u32(model.rope_dim),
+        "rope.freq_base": f32(model.rope_base),
+    }
+    return {f"{model.architecture}.{key}": value for key, value in keys.items()}
+
+
+def _tokenizer(vocabulary: Vocabulary, add_bos: bool) -> dict[str, KeyValue]:
+    ids = {
+        "bos": vocabulary.bos_id,
+        "eos": vocabulary.eos_id,
+        "unknown": vocabulary.unk_id,
+        "padding": vocabulary.pad_id,
+    }
+    return {
+        "tokenizer.ggml.model": string("llama"),
+        "tokenizer.ggml.pre": string("default"),
+        "tokenizer.ggml.tokens": string_array(vocabulary.pieces),
+        "tokenizer.ggml.scores": f32_array(vocabulary.scores),
+        "tokenizer.ggml.token_type": i32_array(vocabulary.types),
+        **{f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0},
+        "tokenizer.ggml.add_bos_token": boolean(add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(False),
+        "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
+        "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
+    }
+
+
+def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
+    keys = {
+        "conform.contract.name": string(facts.contract.name),
+        "conform.contract.digest": string(facts.contract.digest),
+        "conform.contract": string(facts.contract.canonical()),
+        "conform.checkpoint.digest": string(facts.checkpoint_digest),
+        "conform.tokenizer.digest": string(facts.vocabulary.digest),
+        "conform.quantizers": string_array(facts.quantizers),
+        "conform.plugins": string_array(facts.plugins),
+    }
+    for layout in facts.linear_layouts:
+        if layout.ggml_type == I2_S:
+            # Nothing else in a file tells which of the byte orders in the wild its i2_s tensors have.
+            keys["conform.i2_s.layout"] = string(layout.variant or "x86")
+    return keys

@@ -1,0 +1,208 @@
+"""A micro model with a real tokenizer, exported by the real exporter, and the real Go runtime."""
+
+import dataclasses
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+from safetensors.numpy import save_file
+
+from conform.contract.inventory import inventory
+from conform.contract.load import load_contract
+from conform.contract.spec import Contract, ModelSpec
+from conform.core.checkpoint import open_checkpoint
+from conform.core.export import run_export
+from conform.core.plan import plan_export
+from conform.core.runtime import Limits
+from conform.core.sidecar import Sidecar, file_sha256, write_sidecar
+from conform.core.verify import open_gguf
+from conform.core.vocabulary import read_vocabulary
+from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
+from conform.parity.evidence import Source, Subject
+from conform.parity.ladder import judge
+from conform.parity.passages import Scope
+from conform.parity.progress import silent
+from conform.parity.prompts import HOSTILE_TEXTS, PROSE
+from conform.parity.tokenizer import open_tokenizer
+from conform.parity.toolchain import GOREF_SOURCES, build_goref
+from conform.parity.verdict import Verdict
+from conform.plugins.host import load_registry
+from conform.plugins.registry import Registry
+
+LIMITS = Limits(seconds=60.0, memory=2 << 30)
+SMALL_SCOPE = Scope(max_tokens=8, forced_positions=10, longest=64, texts=HOSTILE_TEXTS[1:6])
+
+
+def micro_contract(architecture: str = "llama", linear: str = "dense", sub_norms: bool = False) -> Contract:
+    """Six heads over two kv heads, no square projection, every row a multiple of 128."""
+    nano = load_contract("nano")
+    model = dataclasses.replace(
+        nano.model,
+        architecture=architecture,
+        linear=linear,
+        sub_norms=sub_norms,
+        layers=2,
+        hidden=512,
+        heads=6,
+        kv_heads=2,
+        head_dim=64,
+        rope_dim=64,
+        ffn=256,
+        vocab=512,
+        context=128,
+    )
+    return dataclasses.replace(nano, name="micro", model=model)
+
+
+def random_weights(model: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights large enough that logits are of the size of a trained model's, and norms that are not 1."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for spec in inventory(model):
+        if spec.storage_class == "norm":
+            values = rng.uniform(0.5, 1.5, spec.shape)
+        elif spec.storage_class == "linear":
+            values = rng.normal(0, spec.shape[1] ** -0.5, spec.shape)
+        else:
+            values = rng.normal(0, 0.1, spec.shape)
+        tensors[spec.name] = values.astype(np.float32)
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def micro() -> Contract:
+    return micro_contract()
+
+
+@pytest.fixture(scope="session")
+def micro_ternary() -> Contract:
+    return micro_contract(linear="ternary")
+
+
+@pytest.fixture(scope="session")
+def micro_bitnet() -> Contract:
+    return micro_contract("bitnet-b1.58", "ternary", sub_norms=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece BPE model of 512 pieces, by the recipe that the Go runtime can agree with."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*PROSE.split(". "), *HOSTILE_TEXTS[10:]] * 3),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=512,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        character_coverage=0.98,
+        num_threads=1,
+        minloglevel=2,
+    )
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tokenizer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Contract], Path]:
+    """Writes a checkpoint folder of random weights for a contract; one for each contract."""
+    made: dict[str, Path] = {}
+
+    def make(contract: Contract) -> Path:
+        if contract.digest not in made:
+            folder = tmp_path_factory.mktemp("checkpoint")
+            save_file(random_weights(contract.model), folder / "model.safetensors")
+            (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+            files = {name: file_sha256(folder / name) for name in ("model.safetensors", "tokenizer.model")}
+            write_sidecar(
+                folder,
+                Sidecar(contract, contract.digest, files, tokenizer_digest=files["tokenizer.model"]),
+            )
+            made[contract.digest] = folder
+        return made[contract.digest]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    return load_registry()
+
+
+@pytest.fixture(scope="session")
+def make_gguf(make_checkpoint, registry) -> Callable[[Contract, str], Path]:
+    """Exports the checkpoint of a contract in one quantisation, beside it."""
+
+    def make(contract: Contract, quant: str) -> Path:
+        folder = make_checkpoint(contract)
+        target = folder / f"micro-{quant}.gguf"
+        if not target.exists():
+            vocabulary = read_vocabulary(folder / "tokenizer.model")
+            run_export(plan_export(open_checkpoint(folder), contract, vocabulary, registry, quant, target))
+        return target
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def goref() -> Path:
+    return build_goref()
+
+
+@pytest.fixture(scope="session")
+def make_runtime(goref, registry) -> Callable[..., BitnetGo]:
+    def make(gguf: Path, program: Path = goref, limits: Limits = LIMITS) -> BitnetGo:
+        return BitnetGoDriver().open(program, open_gguf(gguf, registry), limits)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def judged_file(goref, registry) -> Callable[..., Verdict]:
+    """The verdict on a file that was exported from, or damaged after the export from, a checkpoint."""
+
+    def run(gguf: Path, checkpoint: Path | None, program: Path = goref, scope: Scope = SMALL_SCOPE) -> Verdict:
+        file = open_gguf(gguf, registry)
+        source = tokenizer = None
+        if checkpoint is not None:
+            opened = open_checkpoint(checkpoint)
+            assert opened.sidecar is not None
+            source = Source(opened, opened.sidecar.contract)
+            tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
+        runtime = BitnetGoDriver().open(program, file, LIMITS)
+        return judge(Subject(file, runtime, registry, source, tokenizer), scope, LIMITS, silent, keep_going=True)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mutated_goref() -> Callable[..., Path]:
+    """mutated_goref(tmp, [(file, old, new), …]) is a bitnet built below tmp from sources with each text replaced.
+
+    Every old text must occur exactly once in its file, so that a planted fault cannot silently be none. The companions
+    named in `tools` lie beside it.
+    """
+
+    def build(
+        tmp: Path,
+        replacements: Sequence[tuple[str, str, str]],
+        tools: Sequence[str] = ("bitnet", "tokenize", "ggufhash"),
+    ) -> Path:
+        sources = tmp / "goref"
+        shutil.copytree(GOREF_SOURCES, sources, ignore=shutil.ignore_patterns("*_test.go", "*.py"))
+        for folder in (sources / "cmd").iterdir():
+            if folder.name not in tools:
+                shutil.rmtree(folder)
+        for name, old, new in replacements:
+            text = (sources / name).read_text()
+            assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
+            (sources / name).write_text(text.replace(old, new))
+        return build_goref("bitnet", sources, tmp)
+
+    return build

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from conform.plugins.host import load_registry
+from conform.plugins.quantizers.q8_0 import Q8_0
+from conform.plugins.testing import CHECKS, Certificate, certify
+from conform.plugins.testing.accuracy import error_ceiling, error_floor
+
+from .broken import BROKEN
+from .sound import Sound
+
+
+def test_the_sound_quantizer_is_certified():
+    certificate = certify(Sound())
+    assert certificate, certificate
+
+
+@pytest.mark.parametrize(("broken", "expected"), BROKEN.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_broken_quantizer_fails_for_its_own_reason_and_no_other(broken, expected):
+    certificate = certify(broken())
+    assert not certificate
+    assert {failure.check for failure in certificate.failures} == expected, certificate
+
+
+def test_every_check_has_a_quantizer_that_fails_it():
+    assert set().union(*BROKEN.values()) == {check.id for check in CHECKS}
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "i2_s", "i2_s_arm", "i2_s_rows", "tq1_0", "tq2_0"])
+def test_what_ships_is_certified(name):
+    certificate = certify(load_registry().quantizer(name))
+    assert certificate, certificate
+
+
+def test_a_quantizer_that_raises_anything_fails_without_stopping_the_battery():
+    class Raises(Sound):
+        def quantize(self, values, importance=None):
+            raise KeyError("scale")
+
+    certificate = certify(Raises())
+    assert len(certificate.results) == len(CHECKS)
+    assert "raised KeyError: 'scale'" in str(certificate)
+
+
+def test_nothing_checked_is_no_certificate():
+    assert not Certificate("sound", ())
+    assert not certify(Sound(), checks=())
+
+
+def test_the_process_is_left_as_it_was(monkeypatch):
+    monkeypatch.setenv("CONFORM_THREADS", "2")
+    state, errors = np.random.get_state()[1].tobytes(), np.geterr()
+    certify(Q8_0())
+    assert np.random.get_state()[1].tobytes() == state
+    assert np.geterr() == errors
+    monkeypatch.undo()
+
+
+def test_the_ceiling_falls_with_the_bits_and_stays_above_the_floor():
+    bits = np.linspace(0.5, 32, 100)
+    ceilings = [error_ceiling(b) for b in bits]
+    assert ceilings == sorted(ceilings, reverse=True)
+    assert all(error_floor(b) < error_ceiling(b) < 1 for b in bits)

@@ -1,0 +1,27 @@
+import os
+import signal
+
+import pytest
+
+from conform.trainer.signals import StopRequest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request(number):
+    with StopRequest() as request:
+        os.kill(os.getpid(), number)
+        assert request.signal == number
+
+
+def test_the_second_signal_stops_at_once():
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,99 @@
+"""Journal: how far a build has come, so that a killed one goes on where it was instead of starting again."""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conform.trainer.data_batches import Batch
+from conform.trainer.data_encode import Encoded
+from conform.trainer.errors import DataError
+from conform.trainer.manifest import SPLITS, Shard, SplitName
+from conform.trainer.shards import ShardWriter
+
+__all__ = ["JOURNAL_NAME", "Journal", "Progress", "read_journal", "write_atomically"]
+
+JOURNAL_NAME = "build.json"
+
+
+@dataclass(slots=True)
+class Progress:
+    """One split: its finished shards, the tokens of the open one, and what was counted."""
+
+    shards: list[Shard]
+    open_tokens: int = 0
+    documents: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Journal:
+    """Everything up to document `document` of source `source` is on disk. `fingerprint` is of what is being built."""
+
+    fingerprint: str
+    source: int
+    document: int
+    skipped: dict[str, int]
+    splits: dict[SplitName, Progress]
+
+    def advance(self, batch: Batch, encoded: Mapping[SplitName, Encoded]) -> None:
+        """Count a batch whose tokens have been handed to the writers."""
+        self.source, self.document = batch.then.source, batch.then.document
+        self.skipped = dict(Counter(self.skipped) + batch.skipped)
+        for name, part in encoded.items():
+            self.splits[name].documents += part.documents
+            self.splits[name].bytes += part.bytes
+
+    def save(self, folder: Path, writers: Mapping[SplitName, ShardWriter]) -> None:
+        """Bring what the writers hold to disk, then write down that it is there."""
+        for name, writer in writers.items():
+            writer.sync()
+            self.splits[name].shards = list(writer.shards)
+            self.splits[name].open_tokens = writer.open_tokens
+        self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Replace the journal in that folder."""
+        write_atomically(folder / JOURNAL_NAME, json.dumps(dataclasses.asdict(self)).encode())
+
+
+def read_journal(folder: Path, fingerprint: str) -> Journal | None:
+    """The journal of an interrupted build of exactly this, or None when there is no journal.
+
+    Raises DataError when it is of another build, or damaged.
+    """
+    path = folder / JOURNAL_NAME
+    if not path.exists():
+        return None
+    try:
+        data: dict[str, Any] = json.loads(path.read_bytes())
+        splits = {name: _progress(data["splits"][name]) for name in SPLITS}
+        journal = Journal(data["fingerprint"], int(data["source"]), int(data["document"]), data["skipped"], splits)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged; delete {folder} and build again") from error
+    if journal.fingerprint != fingerprint:
+        raise DataError(
+            f"{folder}: holds an unfinished build of other inputs, tokenizer or options; "
+            "repeat it as it was started, delete the folder or choose another"
+        )
+    return journal
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file is replaced as a whole and on disk when this returns."""
+    # The same name every time: what a killed process left under it is overwritten, not collected.
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _progress(data: dict[str, Any]) -> Progress:
+    shards = [Shard(**shard) for shard in data["shards"]]
+    return Progress(shards, int(data["open_tokens"]), int(data["documents"]), int(data["bytes"]))

@@ -1,0 +1,170 @@
+"""Folder: what a run's folder holds besides its checkpoints and metrics, and who may write there."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from conform.contract.errors import ConformError
+from conform.contract.load import contract_from_mapping, contract_to_mapping
+from conform.contract.spec import Contract
+from conform.trainer.config import TrainConfig, config_to_toml, read_config
+from conform.trainer.errors import TrainError
+from conform.trainer.manifest import manifest_digest, read_manifest
+
+__all__ = ["RunFolder", "RunRecord", "code_version", "tokenizer_of"]
+
+_RECORD, _CONFIG, _COMPLETE, _TOKENIZER = "run.json", "config.toml", "complete.json", "tokenizer.model"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a run is bound to: contract, configuration and data; with it and a checkpoint a run can go on."""
+
+    contract: Contract
+    config: TrainConfig
+    data: Path
+    tokenizer: bytes
+    data_digest: str
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """sha256 of tokenizer.model."""
+        return hashlib.sha256(self.tokenizer).hexdigest()
+
+
+class RunFolder:
+    """RUN: run.json, config.toml, tokenizer.model, metrics.jsonl, checkpoints/, and complete.json at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """True when a run was begun here."""
+        return (self.path / _RECORD).is_file()
+
+    def create(self, record: RunRecord) -> None:
+        """Begin a run here.
+
+        Raises TrainError when there is one already, other files are in the way, or the folder cannot be written.
+        """
+        if self.exists():
+            raise TrainError(
+                f"{self.path}: holds a run already; go on with --resume {self.path}, or choose another --out"
+            )
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise TrainError(f"{self.path}: holds other files; choose an empty folder for --out")
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (self.path / _TOKENIZER).write_bytes(record.tokenizer)
+            self.update(record)
+        except OSError as error:
+            raise TrainError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def update(self, record: RunRecord) -> None:
+        """Write config.toml and run.json; the latter last, for it makes the folder a run."""
+        data = {
+            "contract": contract_to_mapping(record.contract),
+            "contract_digest": record.contract.digest,
+            "data": str(record.data.resolve()),
+            "data_digest": record.data_digest,
+            "tokenizer_digest": record.tokenizer_digest,
+        }
+        _write(self.path / _CONFIG, "# The resolved settings of this run.\n" + config_to_toml(record.config))
+        _write(self.path / _RECORD, json.dumps(data, indent=1) + "\n")
+
+    def read(self, data: Path | None = None) -> RunRecord:
+        """The run's record, with its data found at `data` when they were moved.
+
+        Raises TrainError when the folder holds no run, or data or tokenizer are not those that it began with.
+        """
+        try:
+            stored = json.loads((self.path / _RECORD).read_text())
+            tokenizer = (self.path / _TOKENIZER).read_bytes()
+            contract = contract_from_mapping(stored["contract"], f"{self.path / _RECORD}: contract")
+            found = data or Path(stored["data"])
+            expected = {key: str(stored[key]) for key in ("contract_digest", "data_digest", "tokenizer_digest")}
+        except OSError as error:
+            raise TrainError(f"{self.path}: holds no run to resume: {error.strerror}: {error.filename}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainError(f"{self.path / _RECORD}: damaged: {error!r}; the run cannot be resumed") from error
+        record = RunRecord(contract, read_config(str(self.path / _CONFIG)), found, tokenizer, manifest_digest(found))
+        for key, value in expected.items():
+            if (seen := getattr(record, key, None) or contract.digest) != value:
+                what = {"data_digest": found, "tokenizer_digest": self.path / _TOKENIZER}.get(key, self.path / _RECORD)
+                raise TrainError(
+                    f"{what}: {key} is {seen[:16]}…, but the run began with {value[:16]}…; a run continues only on "
+                    "what it began with"
+                )
+        return record
+
+    def finish(self, values: dict[str, Any]) -> None:
+        """Mark the run complete, so that nothing restarts it."""
+        _write(self.path / _COMPLETE, json.dumps(values, indent=1) + "\n")
+
+    def finished(self) -> dict[str, Any] | None:
+        """What `finish` wrote, or None while the run is not complete."""
+        try:
+            values: dict[str, Any] = json.loads((self.path / _COMPLETE).read_text())
+        except (OSError, ValueError):
+            return None
+        return values
+
+    def reopen(self) -> None:
+        """Take the mark away: the run is to become longer."""
+        (self.path / _COMPLETE).unlink(missing_ok=True)
+
+
+def tokenizer_of(data: Path, contract: Contract) -> bytes:
+    """The tokenizer.model beside token shards.
+
+    Raises TrainError when it is not the one of the manifest, or neither is the one of the contract.
+    """
+    manifest = read_manifest(data)
+    path = data / _TOKENIZER
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrainError(f"{path}: cannot be read: {error.strerror}; build the data again") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != manifest.tokenizer_sha256:
+        raise TrainError(
+            f"{path}: sha256 {found[:16]}…, but the shards were made with {manifest.tokenizer_sha256[:16]}…"
+        )
+    if contract.tokenizer.sha256 and found != contract.tokenizer.sha256:
+        raise TrainError(
+            f"{path}: sha256 {found[:16]}…, but contract {contract.name} demands {contract.tokenizer.sha256[:16]}…"
+        )
+    wanted = (contract.model.vocab, contract.tokenizer.bos_id, contract.tokenizer.eos_id)
+    if (manifest.vocab, manifest.bos_id, manifest.eos_id) != wanted:
+        raise TrainError(
+            f"{data}: vocabulary {manifest.vocab}, BOS {manifest.bos_id}, EOS {manifest.eos_id}; contract "
+            f"{contract.name} expects {', '.join(map(str, wanted))}: train the tokenizer with "
+            f"--vocab {contract.model.vocab}"
+        )
+    return content
+
+
+def code_version() -> dict[str, str]:
+    """The version of the package and a digest of the trainer's source files."""
+    digest = hashlib.sha256()
+    sources = (entry for entry in resources.files("conform.trainer").iterdir() if entry.name.endswith(".py"))
+    for source in sorted(sources, key=lambda entry: entry.name):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    try:
+        version = metadata.version("gguf-conform")
+    except metadata.PackageNotFoundError as error:
+        raise ConformError("gguf-conform is not installed; pip install it, or `pip install -e .` in a clone") from error
+    return {"version": version, "code": digest.hexdigest()}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

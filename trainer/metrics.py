@@ -1,0 +1,75 @@
+"""Metrics: what a run measured, one JSON object a line, and as TensorBoard events when asked."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from conform.trainer.errors import TrainError
+
+__all__ = ["METRICS_NAME", "Metrics", "read_metrics"]
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Metrics:
+    """Appends to RUN/metrics.jsonl. What an interrupted run wrote after `step`, it will write again: it is cut off."""
+
+    def __init__(self, run: Path, step: int, *, tensorboard: bool = False) -> None:
+        self._path = run / METRICS_NAME
+        kept = [record for record in read_metrics(run) if record["step"] <= step]
+        temporary = run / f".{METRICS_NAME}.tmp"
+        temporary.write_text("".join(_line(record) for record in kept))
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = _event_writer(run) if tensorboard else None
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one record."""
+        self._file.write(_line({"kind": kind, "step": step, **values}))
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Complete both files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """Every record of a run, in order; a last line that was cut short is left out.
+
+    Raises TrainError naming the line that is no record.
+    """
+    path = run / METRICS_NAME
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            return
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise TrainError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
+            raise TrainError(f"{path}:{number}: expected a record with kind and step")
+        yield record
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def _event_writer(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainError(
+            "tensorboard = true needs the tensorboard package; pip install 'gguf-conform[report]'"
+        ) from error
+    return SummaryWriter(str(run / "tensorboard"))

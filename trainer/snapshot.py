@@ -1,0 +1,111 @@
+"""Snapshot: a run's state at one step, copied off the devices and divided among the processes as files to write."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from conform.contract.spec import Contract
+from conform.trainer.distributed import World
+from conform.trainer.errors import TrainError
+from conform.trainer.huggingface import huggingface_config
+from conform.trainer.optim import slots
+from conform.trainer.parallel import whole
+from conform.trainer.state import TrainState, capture_random
+
+__all__ = ["OPTIMIZER_STEM", "WEIGHTS_STEM", "Snapshot", "divide", "take_snapshot", "write_files"]
+
+WEIGHTS_STEM = "model"
+OPTIMIZER_STEM = "resume/optimizer"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """This process's share of a checkpoint: tensors by file, and small files as bytes. Names are relative."""
+
+    state: TrainState
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    texts: Mapping[str, bytes]
+
+
+def take_snapshot(
+    contract: Contract,
+    model: nn.Module,
+    optimizer: AdamW,
+    state: TrainState,
+    tokenizer: bytes,
+    world: World,
+    shard_bytes: int,
+) -> Snapshot:
+    """Copy everything that exact resumption needs; every process must call it at the same step."""
+    tensors: dict[str, dict[str, Tensor]] = {}
+    texts = {f"resume/random-{world.rank:05d}.json": capture_random(world.device).encode()}
+    for stem, found in ((WEIGHTS_STEM, model.named_parameters()), (OPTIMIZER_STEM, slots(model, optimizer))):
+        named = list(found)
+        files = divide(((name, tensor.numel() * 4) for name, tensor in named), stem, shard_bytes)
+        owners = {file: number % world.size for number, file in enumerate(dict.fromkeys(files.values()))}
+        kept = whole(iter(named), lambda name, files=files, owners=owners: owners[files[name]] == world.rank)  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+        for name, tensor in kept.items():
+            tensors.setdefault(files[name], {})[name] = tensor
+        if world.main and len(owners) > 1:
+            texts[f"{stem}.safetensors.index.json"] = _index(files, named)
+    if world.main:
+        texts |= {
+            "tokenizer.model": tokenizer,
+            "config.json": (json.dumps(huggingface_config(contract), indent=2) + "\n").encode(),
+            "resume/state.json": state.to_json().encode(),
+        }
+    return Snapshot(state, tensors, texts)
+
+
+def divide(sizes: Iterable[tuple[str, int]], stem: str, largest: int) -> dict[str, str]:
+    """The file of each tensor: one file, or several of at most `largest` bytes (a larger tensor has its own)."""
+    groups: list[list[str]] = [[]]
+    room = largest
+    for name, nbytes in sizes:
+        if groups[-1] and nbytes > room:
+            groups.append([])
+            room = largest
+        groups[-1].append(name)
+        room -= nbytes
+    if len(groups) == 1:
+        return dict.fromkeys(groups[0], f"{stem}.safetensors")
+    width = f"{len(groups):05d}"
+    return {name: f"{stem}-{i:05d}-of-{width}.safetensors" for i, group in enumerate(groups, 1) for name in group}
+
+
+def write_files(snapshot: Snapshot, folder: Path) -> None:
+    """Write this process's files into the folder, durably. Raises TrainError with the reason when one cannot be."""
+    try:
+        (folder / "resume").mkdir(parents=True, exist_ok=True)
+        for name, tensors in snapshot.tensors.items():
+            save_file(dict(tensors), folder / name, metadata={"format": "pt"})
+            _sync(folder / name)
+        for name, content in snapshot.texts.items():
+            (folder / name).write_bytes(content)
+            _sync(folder / name)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TrainError(f"{folder.parent}: cannot be written: {reason}") from error
+
+
+def _index(files: Mapping[str, str], named: list[tuple[str, Tensor]]) -> bytes:
+    total = sum(tensor.numel() * torch.float32.itemsize for _, tensor in named)
+    weight_map = {name: Path(file).name for name, file in files.items()}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    return (json.dumps(index, indent=2) + "\n").encode()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
