@@ -133,7 +133,7 @@ def _split_half(words: UInt16) -> UInt16:
 
 def _ratios(count: int) -> Float32:
     """Scales to start from, in units of a block's mean magnitude; large ones serve heavy tails."""
-    return np.geomspace(0.9, 4, count).astype(np.float32)
+    return np.geomspace(0.9, 4, count).round(3).astype(np.float32)
 
 
 _D_ALONE = np.ones(1, np.float32)
