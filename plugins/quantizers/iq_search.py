@@ -61,6 +61,8 @@ class Plan(NamedTuple):
     refits: int  # sweeps from each start
     tries: int  # 4-bit scales tried for each sub-block
     rounds: int  # values of d tried
+    first: int  # batches of neighbours that the first sweeps look at
+    last: int  # and the further sweeps
 
 
 def _inside(function: _Function) -> _Function:
@@ -120,7 +122,15 @@ def _best8(values: Int8, code: np.int32, b: int, s: np.float32, flip: np.float32
 
 @kernel
 def _sweep8(
-    values: Int8, index: UInt16, grid: Int32, block: Float32, given: Float32, found: Int32, sums: Float32, keys: Int32
+    values: Int8,
+    index: UInt16,
+    grid: Int32,
+    batches: int,
+    block: Float32,
+    given: Float32,
+    found: Int32,
+    sums: Float32,
+    keys: Int32,
 ) -> None:
     """The best point of each group of eight for the given scales; its share of A and B in sums (2, groups)."""
     for g in range(32):
@@ -132,7 +142,7 @@ def _sweep8(
             three = I32(three * I32(3))
         found[CODE, g] = code
         keys[0, g] = WORST
-    for b in range(values.shape[1]):
+    for b in range(batches):
         for g in range(32):
             key = _best8(values, found[CODE, g], b, given[SCALE, g], given[FLIP, g], block, g)
             if key > keys[0, g]:
@@ -174,9 +184,9 @@ def _best4(values: Int8, code: np.int32, b: int, s: np.float32, flip: np.float32
 
 
 @kernel
-def _flip4(values: Int8, odd: Float32, block: Float32, given: Float32, found: Int32, keys: Int32) -> None:
+def _flip4(values: Int8, batches: int, odd: Float32, block: Float32, given: Float32, found: Int32, keys: Int32) -> None:
     """Where the signs of eight values are odd, let the better one of their two groups flip its cheapest sign."""
-    for b in range(values.shape[1]):
+    for b in range(batches):
         for g in range(64):
             key = _best4(values, found[CODE, g], b, given[SCALE, g], F32(2), block, g)
             if key > keys[1, g]:
@@ -197,6 +207,7 @@ def _sweep4(
     values: Int8,
     index: UInt16,
     grid: Int32,
+    batches: int,
     kind: Kind,
     odd: Float32,
     block: Float32,
@@ -217,14 +228,14 @@ def _sweep4(
             code = I32(code | I32(level << I32(3 * j)))
         found[CODE, g] = code
         keys[0, g], keys[1, g] = WORST, WORST
-    for b in range(values.shape[1]):
+    for b in range(batches):
         for g in range(64):
             key = _best4(values, found[CODE, g], b, given[SCALE, g], F32(0), block, g)
             if key > keys[0, g]:
                 keys[0, g] = key
                 found[POINT, g] = b * LANES + (LANES - 1) - (key & (LANES - 1))
     if kind.parity:
-        _flip4(values, odd, block, given, found, keys)
+        _flip4(values, batches, odd, block, given, found, keys)
     for g in range(64):
         p = index[found[CODE, g], found[POINT, g]]
         found[POINT, g] = p
@@ -246,6 +257,7 @@ def _sweep(
     values: Int8,
     index: UInt16,
     grid: Int32,
+    batches: int,
     kind: Kind,
     odd: Float32,
     block: Float32,
@@ -255,9 +267,9 @@ def _sweep(
     keys: Int32,
 ) -> None:
     if block.shape[1] == 8:
-        _sweep8(values, index, grid, block, given, found, sums, keys)
+        _sweep8(values, index, grid, batches, block, given, found, sums, keys)
     else:
-        _sweep4(values, index, grid, kind, odd, block, given, found, sums, keys)
+        _sweep4(values, index, grid, batches, kind, odd, block, given, found, sums, keys)
 
 
 @kernel
@@ -481,7 +493,19 @@ def search(
                         break
                     d = half_value(bits) / F32(kind.unit)
                 _approach(d, nth, per, given, subs, level)
-            _sweep(values, index, grid, kind, odd, block, given, found, sums, keys)
+            _sweep(
+                values,
+                index,
+                grid,
+                plan.first if step < first else plan.last,
+                kind,
+                odd,
+                block,
+                given,
+                found,
+                sums,
+                keys,
+            )
             if step < first:
                 _learn(per, sums, subs)
                 continue
