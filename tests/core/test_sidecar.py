@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 
@@ -96,6 +97,12 @@ def test_a_changed_field_of_the_contract_breaks_its_digest(tmp_path, sidecar):
     path.write_text(path.read_text().replace('"layers": 2', '"layers": 3'))
     with pytest.raises(CheckpointError, match="edited or damaged"):
         read_sidecar(tmp_path)
+
+
+def test_a_number_that_json_cannot_hold_is_named(tmp_path, sidecar):
+    with pytest.raises(CheckpointError, match="cannot hold NaN or infinity, found in held_out"):
+        write_sidecar(tmp_path, dataclasses.replace(sidecar, held_out={"loss": float("nan")}))
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_are_hashed_in_steps(tmp_path):
