@@ -8,7 +8,6 @@ from conform.parity.dimensions import dimensions_of_model
 from conform.parity.passages import FREE, Scope, observed_ids, plan_passages
 from conform.parity.tokenizer import open_tokenizer
 
-
 DEFAULT = Scope()
 
 
