@@ -1,15 +1,15 @@
 """Values that quantizers meet, for Hypothesis: it draws the shape, the seed of the bulk, and what stands out."""
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 _seeds = st.integers(0, 2**32 - 1)
 
 
 def examples(count):
-    """So many reproducible examples, however busy the machine is."""
-    return settings(max_examples=count, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    """So many examples, the same in every run."""
+    return settings(max_examples=count, derandomize=True)
 
 
 def singles(smallest, largest):

@@ -26,7 +26,13 @@ def test_every_check_has_a_quantizer_that_fails_it():
     assert set().union(*BROKEN.values()) == {check.id for check in CHECKS}
 
 
-@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "i2_s", "i2_s_arm", "i2_s_rows", "tq1_0", "tq2_0"])
+def shipped():
+    """What is built in; the IQ types take seconds each, since their kernels are compiled first."""
+    for name in load_registry().quantizers:
+        yield pytest.param(name, marks=[pytest.mark.slow] if name.startswith("iq") else [])
+
+
+@pytest.mark.parametrize("name", list(shipped()))
 def test_what_ships_is_certified(name):
     certificate = certify(load_registry().quantizer(name))
     assert certificate, certificate
