@@ -1,6 +1,7 @@
 """conform parity: judge a runtime against PyTorch."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,8 +45,8 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The SentencePiece model, where none is beside it.")
 @click.option("--prompt", "prompts", multiple=True, help=f"Generate from this; by default {len(PROMPTS)} prompts.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the sampled runs.")
-@click.option("--max-tokens", default=24, show_default=True, type=click.IntRange(1), help="Tokens of each free run.")
-@click.option("--positions", default=32, show_default=True, type=click.IntRange(2), help="Positions of forced prose.")
+@click.option("--max-tokens", default=16, show_default=True, type=click.IntRange(1), help="Tokens of each free run.")
+@click.option("--positions", default=24, show_default=True, type=click.IntRange(2), help="Positions of forced prose.")
 @click.option("--longest", default=512, show_default=True, type=click.IntRange(2), help="Positions of the longest run.")
 @click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(0.01), help="Seconds for each run.")
 @click.option("--memory-limit", default="8G", show_default=True, callback=_memory, help="Memory for each run.")
@@ -156,6 +157,8 @@ def _subject(
 ) -> "Subject":
     from conform.parity.evidence import Subject
 
+    if program.resolve() in {Path(sys.executable).resolve(), Path(sys.argv[0]).resolve()}:
+        raise RuntimeDriverError(f"{program}: that is conform itself; the reference cannot be its own subject")
     runtime = driver.open(program, file, limits)
     return Subject(file, runtime, registry, source, _tokenizer(source, tokenizer))
 

@@ -20,7 +20,7 @@ FREE: frozenset[PassageKind] = frozenset({"greedy", "sampled"})
 # One passage for each sampler option, so that one that does nothing is seen: seed offset, factor of the temperature at
 # which the model is unsure, top_k, top_p.
 _SAMPLINGS = ((0, 1.0, 0, 1.0), (1, 1.5, 5, 1.0), (2, 1.2, 0, 0.5))
-_SAMPLED_TOKENS = 12
+_SAMPLED_TOKENS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Scope:
     """How much is examined: the user's prompts, tokens to generate, positions to force, the longest run, texts."""
 
     prompts: tuple[str, ...] = ()
-    max_tokens: int = 24
+    max_tokens: int = 16
     seed: int = 1
-    forced_positions: int = 32
+    forced_positions: int = 24
     longest: int = 512
     texts: tuple[str, ...] = HOSTILE_TEXTS
 
@@ -154,7 +154,7 @@ def _forced_text(
     length = min(scope.longest, sizes.context) - 1
     if length > len(short):
         long = (prose * (length // len(prose) + 1))[:length]
-        yield _forced("long", f"prose up to position {length}", bos, long, (length // 2, length))
+        yield _forced("long", f"prose up to position {length}", bos, long, (length // 3, length))
 
 
 def _forced(kind: PassageKind, name: str, bos: tuple[int, ...], ids: tuple[int, ...], steps: Sequence[int]) -> Passage:

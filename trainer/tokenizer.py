@@ -3,15 +3,14 @@
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from conform.core.sidecar import file_sha256
 from conform.core.vocabulary import read_vocabulary
+from conform.trainer.atomic_write import write_atomically
 from conform.trainer.corpus import MAX_CHARS, read_documents, refuse
 from conform.trainer.errors import DataError, TokenizerError
 from conform.trainer.sources import Source, find_sources, source_sha256
@@ -204,11 +203,6 @@ def _make_folder(folder: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        write_atomically(path, content)
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be written: {error.strerror}") from error

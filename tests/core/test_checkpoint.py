@@ -134,6 +134,12 @@ def test_a_path_without_weights_is_an_error(tmp_path, name):
         open_checkpoint(tmp_path / name)
 
 
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_checkpoint(tmp_path / "pipe.safetensors")
+
+
 def test_an_unknown_tensor_and_an_integer_tensor_are_not_read(tmp_path):
     save_file({"w": np.ones(3, np.int32)}, tmp_path / "model.safetensors")
     opened = open_checkpoint(tmp_path)
