@@ -8,6 +8,9 @@ A sweep finds, for a given scale of each sub-block, the best point of each group
 values. The first sweeps start from scales that the magnitudes suggest, and find by least squares what scale each
 sub-block wants; then d is chosen, and further sweeps try the 4-bit scales next to what each sub-block wants.
 
+Neighbours come in batches of sixteen, which are scored side by side, and the best is the largest of sixteen integers
+that hold a score in their high bits and the neighbour in the low four.
+
 Vectors run over candidates or groups, never over the terms of a sum, so that the bytes are the same on every machine.
 Arrays are passed one by one, because a tuple of arrays costs a reference count at each use; rows of the scratch arrays
 have names instead.
@@ -41,8 +44,11 @@ SIZE, TARGET, WEIGHT = 0, 1, 2
 SCALE, FLIP = 0, 1
 # found (4, groups) int32: the code of the rounded values, the point found, and its coordinates as bytes.
 CODE, POINT, LOW, HIGH = 0, 1, 2, 3
+# sums (2, groups) float32: A and B of each group's point.
 # subs (8, sub-blocks) float32: of the last sweep; mean and greatest magnitude; the best so far, and the scale it wants.
 A, B, MEAN, MOST, BEST, BEST_A, BEST_B, WANTED = 0, 1, 2, 3, 4, 5, 6, 7
+# keys (2, groups) int32: of the best neighbour, and of the best with a flipped sign (iq3).
+# level (2, sub-blocks) int32: the 4-bit scale of the last sweep, and the best. best (2, groups): its point and flip.
 
 
 class Kind(NamedTuple):
@@ -132,7 +138,7 @@ def _sweep8(
     sums: Float32,
     keys: Int32,
 ) -> None:
-    """The best point of each group of eight for the given scales; its share of A and B in sums (2, groups)."""
+    """The best point of each group of eight for given scales and flips, and its A and B."""
     for g in range(32):
         t1, t2 = F32(16.5) * given[SCALE, g], F32(34.0) * given[SCALE, g]
         code, three = I32(0), I32(1)
@@ -464,11 +470,8 @@ def search(
     dim, groups, per, blocks = weights.shape[1], weights.shape[2], kind.per, rows.shape[1] // 256
     subs, level = np.empty((8, groups // per), np.float32), np.empty((2, groups // per), np.int32)
     block, given = np.empty((3, dim, groups), np.float32), np.empty((2, groups), np.float32)
-    found, keys, best = (
-        np.empty((4, groups), np.int32),
-        np.empty((2, groups), np.int32),
-        np.empty((2, groups), np.int32),
-    )
+    found, keys = np.empty((4, groups), np.int32), np.empty((2, groups), np.int32)
+    best = np.empty((2, groups), np.int32)
     sums, trial = np.empty((2, groups), np.float32), np.empty((3, TRIALS), np.float32)
     negative, odd = np.empty(32, np.int32), np.empty(32, np.float32)
     first = len(starts) * plan.refits
@@ -493,19 +496,8 @@ def search(
                         break
                     d = half_value(bits) / F32(kind.unit)
                 _approach(d, nth, per, given, subs, level)
-            _sweep(
-                values,
-                index,
-                grid,
-                plan.first if step < first else plan.last,
-                kind,
-                odd,
-                block,
-                given,
-                found,
-                sums,
-                keys,
-            )
+            batches = plan.first if step < first else plan.last
+            _sweep(values, index, grid, batches, kind, odd, block, given, found, sums, keys)
             if step < first:
                 _learn(per, sums, subs)
                 continue
