@@ -162,15 +162,17 @@ def _number(file: GGUFFile, key: str) -> int:
 def _gguf_entry(file: GGUFFile, name: str) -> ImportanceEntry:
     sums, counts = (_vector(file, name + _SUMS), _vector(file, name + _COUNTS))
     if counts.size != 1:
-        raise GGUFError(f"{file.path}: {name}: counts of {counts.size} matrices; only one matrix per tensor is read")
+        raise GGUFError(f"{file.path}: {name}{_COUNTS}: expected one number, found {counts.size}")
     return ImportanceEntry(sums, float(counts[0]))
 
 
 def _vector(file: GGUFFile, name: str) -> Float32:
     packed = file.packed(name)
     info = file.tensors[name]
-    if info.ggml_type != _F32 or any(size != 1 for size in info.shape[:-1]):
-        raise GGUFError(f"{file.path}: {name}: expected one row of f32, found type {info.ggml_type} of {info.shape}")
+    if info.ggml_type != _F32:
+        raise GGUFError(f"{file.path}: {name}: expected f32, found type {info.ggml_type}")
+    if any(size != 1 for size in info.shape[:-1]):
+        raise GGUFError(f"{file.path}: {name}: shape {info.shape} is that of several experts; only one matrix is read")
     return packed.view("<f4").astype(np.float32)
 
 

@@ -118,6 +118,21 @@ def test_a_model_is_no_importance_matrix(tmp_path):
         read_imatrix(tmp_path / "m.gguf")
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind", "message"),
+    [((2, 1), 0, "several experts"), ((1, 1), 1, "expected f32, found type 1"), ((1, 3), 0, "expected one number")],
+)
+def test_matrices_of_experts_and_other_types_are_refused(tmp_path, shape, kind, message):
+    from conform.core.gguf_write import TensorEntry, encode_header
+    from conform.core.metadata import string
+
+    tensors = [TensorEntry("t.in_sum2", (1, 4), 0, 0), TensorEntry("t.counts", shape, kind, 32)]
+    content = encode_header({"general.type": string("imatrix")}, tensors, 32) + bytes(64)
+    (tmp_path / "i.gguf").write_bytes(content)
+    with pytest.raises(GGUFError, match=message):
+        read_imatrix(tmp_path / "i.gguf")
+
+
 @given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=3))
 def test_damaged_files_raise_nothing_but_gguf_errors(tmp_path_factory, changes):
     content = bytearray(VALID)

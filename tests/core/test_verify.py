@@ -185,6 +185,17 @@ def test_a_wrong_descriptor_is_an_error(exported, check, rewrite, tensors, expec
     assert set(expected) <= set(found)
 
 
+def test_a_special_id_behind_the_last_token_is_an_error(exported, check, rewrite):
+    key = "tokenizer.ggml.padding_token_id"
+    assert where(check(rewrite(exported["f16"], {key: u32(400)}))) == [key]
+    assert check(rewrite(exported["f16"], {key: u32(399)})) == []
+
+
+def test_a_transposed_tensor_is_called_so(exported, check, rewrite):
+    (finding,) = check(rewrite(exported["f16"], tensors={"blk.0.ffn_up.weight": {"shape": (256, 512)}}))
+    assert (finding.expected, finding.found, finding.hint) == ("shape 512×256", "shape 256×512", "it is transposed")
+
+
 def test_a_missing_tensor_and_a_gap_are_both_reported(exported, check, rewrite):
     findings = check(rewrite(exported["f16"], tensors={"blk.0.attn_v.weight": None}))
     assert where(findings) == ["blk.0.attn_v.weight", "blk.0.attn_output.weight"]
@@ -195,6 +206,7 @@ def test_a_truncated_file_is_a_finding(exported, check):
     findings = check(exported["f16"][:-1000])
     assert where(findings) == ["output_norm.weight"]
     assert "truncated" in findings[0].hint
+    assert findings[0].expected == f"a file of {len(exported['f16'])} bytes or more"
 
 
 def test_bytes_behind_the_last_tensor_are_a_finding(exported, check):
