@@ -195,6 +195,8 @@ def test_an_importance_matrix_is_used_and_checked_first(run, checkpoint, micro, 
     status, out, _ = run("export", checkpoint, "--quant", "q8_0", "--imatrix", tmp_path / "good.gguf", "--json")
     assert status == 0
     tensors = {tensor["name"]: tensor for tensor in json.loads(out)["files"][0]["tensors"]}
+    assert "weighted" in run("export", checkpoint, "--quant", "q8_0", "--imatrix", tmp_path / "good.gguf")[1]
+    assert "weighted" not in run("export", checkpoint, "--quant", "q8_0")[1]
     weighted = tensors["blk.0.ffn_up.weight"]
     assert weighted["weighted_relative_error"] != weighted["relative_error"]
     write_imatrix(

@@ -156,6 +156,11 @@ def test_tokenizer_arrays_are_looked_into(exported, check, rewrite, tmp_path, pa
     assert where(check(rewrite(exported["f16"], {f"tokenizer.ggml.{part}": kinds[part](items)}))) == [expected]
 
 
+@pytest.mark.parametrize(("quant", "layout"), [("i2_s", "mips"), ("i2_s", ""), ("f16", "x86")])
+def test_a_byte_layout_that_means_nothing_is_an_error(exported, check, rewrite, quant, layout):
+    assert where(check(rewrite(exported[quant], {"conform.i2_s.layout": string(layout)}))) == ["conform.i2_s.layout"]
+
+
 def test_a_file_type_that_does_not_fit_is_a_warning(exported, check, rewrite):
     findings = check(rewrite(exported["f16"], {"general.file_type": u32(7)}))
     assert where(findings) == []
