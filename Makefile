@@ -6,12 +6,13 @@ READY  := $(VENV)/.ready
 # A second level of parallelism inside each test process only makes two cores fight.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint format clean
+.PHONY: demo milestone-1 test lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a tiny model on real text, export it, judge a real Go binary"
 	@echo "make test    ruff, mypy, Go tests and pytest"
+	@echo "make milestone-1   the tiny contract (16M, 32k vocabulary) in every quantisation; within an hour"
 	@echo "make lint    ruff and mypy only"
 	@echo "make format  let ruff format the code"
 
@@ -23,7 +24,10 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python docs/demo.py
+	$(BIN)/python docs/journey.py demo
+
+milestone-1: $(READY)
+	$(BIN)/python docs/journey.py milestone-1
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

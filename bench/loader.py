@@ -13,8 +13,8 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from conform.trainer.shards import ShardWriter
 
 __all__ = ["Measurement", "main"]
 
-Batches = Iterator[NDArray[np.int64]]
+Batches = Generator[NDArray[np.int64], None, None]
 _VOCAB = 32000
 
 
@@ -66,19 +66,25 @@ def main(tokens: int, seq_len: int, batch: int, steps: int, rounds: int, json_pa
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder) / "conform", shape)
         measured = measure(_subjects(Path(folder), shape), shape)
+        # Shown before the folder goes: a thread of mosaicml-streaming that still reads there complains at the end.
+        _show(measured, shape, json_path)
+
+
+def _show(measured: list[Measurement], shape: _Shape, json_path: str | None) -> None:
     report = {**asdict(shape), "results": [asdict(result) for result in measured]}
-    if not write_json(report, json_path):
-        rows = [
-            (
-                result.subject,
-                f"{result.tokens_per_second / 1e6:.1f} M",
-                f"{result.tokens_per_cpu_second / 1e6:.1f} M",
-                f"{result.against_memmap:.2f}",
-                f"{result.first_batch_seconds * 1000:.1f} ms",
-            )
-            for result in measured
-        ]
-        print_table(("loader", "tokens/s", "tokens/CPU s", "× memmap (CPU)", "first batch"), rows)
+    if write_json(report, json_path):
+        return
+    rows = [
+        (
+            result.subject,
+            f"{result.tokens_per_second / 1e6:.1f} M",
+            f"{result.tokens_per_cpu_second / 1e6:.1f} M",
+            f"{result.against_memmap:.2f}",
+            f"{result.first_batch_seconds * 1000:.1f} ms",
+        )
+        for result in measured
+    ]
+    print_table(("loader", "tokens/s", "tokens/CPU s", "× memmap (CPU)", "first batch"), rows)
 
 
 def write_shards(folder: Path, shape: _Shape) -> None:
@@ -118,7 +124,7 @@ def measure(subjects: dict[str, Callable[[ExitStack], Batches]], shape: _Shape) 
         opened, first = {}, {}
         for name, opener in subjects.items():
             began = time.perf_counter()
-            opened[name] = opener(stack)
+            opened[name] = stack.enter_context(closing(opener(stack)))
             next(opened[name])
             first[name] = time.perf_counter() - began
         wall: dict[str, list[float]] = {name: [] for name in opened}
@@ -173,9 +179,9 @@ def _streaming(folder: Path, shape: _Shape) -> Batches:
 
     dataset = StreamingDataset(local=str(folder), shuffle=True, shuffle_seed=0, batch_size=shape.batch)
     while True:
-        samples = iter(dataset)
-        while len(rows := list(itertools.islice(samples, shape.batch))) == shape.batch:
-            yield np.stack([row["tokens"].astype(np.int64) for row in rows])
+        with closing(iter(dataset)) as samples:
+            while len(rows := list(itertools.islice(samples, shape.batch))) == shape.batch:
+                yield np.stack([row["tokens"].astype(np.int64) for row in rows])
 
 
 if __name__ == "__main__":

@@ -2,13 +2,8 @@
 
 import functools
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from conform.contract.check import TensorSeen
 from conform.contract.load import load_contract
@@ -16,22 +11,11 @@ from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
 from conform.core.quantizer import Float32
 from conform.core.safetensors_header import StoredTensor, read_safetensors_header
+from conform.core.safetensors_index import read_json_object, read_safetensors_folder, read_safetensors_index
+from conform.core.safetensors_values import check_finite, equal_bytes, read_values
 from conform.core.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
 
 __all__ = ["Checkpoint", "contract_of", "newest_checkpoint", "open_checkpoint"]
-
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_LARGEST_JSON = 100 << 20
-_MOST_SHARDS = 10_000
-# Bytes of one read: large enough for the disk, small beside a tensor.
-_CHUNK = 16 << 20
-# dtype → its bits as a whole number, and those of the exponent: all of them are set in NaN and infinity alone.
-_EXPONENTS: Mapping[str, tuple[str, int]] = {
-    "F32": ("<u4", 0x7F800000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-}
 
 
 class Checkpoint:
@@ -46,6 +30,7 @@ class Checkpoint:
         self.folder = folder
         self.sidecar = sidecar
         self._stored = stored
+        self._finite: set[str] = set()
 
     @property
     def tensors(self) -> Mapping[str, TensorSeen]:
@@ -102,32 +87,16 @@ class Checkpoint:
 
         Raises CheckpointError for a name that is not there, a dtype that holds no weights, or data that have gone.
         """
-        tensor = self._find(name)
-        with np.errstate(invalid="ignore"):  # a signalling NaN is reported by whoever checks the values
-            return _as_float32(_read_raw(name, tensor), name, tensor)
+        return read_values(name, self._find(name))
 
     def check_finite(self, name: str) -> None:
         """Pass when every value of the tensor is finite; reads it in pieces.
 
-        Raises CheckpointError naming the tensor and its first NaN or infinity.
+        Raises CheckpointError naming the tensor and the place of its first NaN or infinity.
         """
-        tensor = self._find(name)
-        exponent = _EXPONENTS.get(tensor.dtype)
-        if exponent is None:
-            raise _no_weights(name, tensor)
-        kind, mask = exponent
-        seen = 0
-        for chunk in _chunks(tensor):
-            bits = np.frombuffer(chunk[: len(chunk) // 4 * 4], np.dtype(kind))
-            bad = (bits & bits.dtype.type(mask)) == mask
-            if bad.any():
-                first = seen + int(np.argmax(bad))
-                index = tuple(int(i) for i in np.unravel_index(first, tensor.shape)) if tensor.shape else ()
-                value = self.read(name)[index]
-                raise CheckpointError(
-                    f"{tensor.path}: {name}: the value at {list(index)} is {value}; nothing can hold it"
-                )
-            seen += len(bits)
+        if name not in self._finite:  # several exports of one checkpoint look once
+            check_finite(name, self._find(name))
+            self._finite.add(name)
 
     def without_tied_copy(self) -> "Checkpoint":
         """The same checkpoint less an `lm_head.weight` that is byte-equal to the embedding which it is tied to.
@@ -137,7 +106,7 @@ class Checkpoint:
         copy, embedding = ("lm_head.weight", "model.embed_tokens.weight")
         if copy not in self._stored or embedding not in self._stored:
             return self
-        if not self._equal(copy, embedding):
+        if not equal_bytes(self._stored[copy], self._stored[embedding]):
             raise CheckpointError(
                 f"{self.path}: lm_head.weight differs from model.embed_tokens.weight, though the contract ties them; "
                 "use a contract with tied_embeddings = false"
@@ -150,12 +119,6 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: no tensor {name}")
         return self._stored[name]
 
-    def _equal(self, left: str, right: str) -> bool:
-        a, b = (self._find(left), self._find(right))
-        if (a.dtype, a.shape) != (b.dtype, b.shape):
-            return False
-        return all(x == y for x, y in zip(_chunks(a), _chunks(b), strict=True))
-
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in that folder (one file, or an index and its shards), or that one safetensors file.
@@ -163,12 +126,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises CheckpointError naming the file at fault.
     """
     if path.is_dir():
-        stored = _open_folder(path)
+        stored = read_safetensors_folder(path)
         return Checkpoint(path, path, stored, read_sidecar(path))
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     if path.name.endswith(".index.json"):
-        return Checkpoint(path, path.parent, _open_index(path), read_sidecar(path.parent))
+        return Checkpoint(path, path.parent, read_safetensors_index(path), read_sidecar(path.parent))
     sidecar = read_sidecar(path.parent)
     # A file beside a sidecar that does not list it is another model.
     ours = sidecar if sidecar is not None and path.name in sidecar.files else None
@@ -207,7 +170,7 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
     if checkpoint.config_path is not None:
         from conform.contract.infer import contract_from_hf_config
 
-        return contract_from_hf_config(_read_json(checkpoint.config_path), checkpoint.folder.resolve().name)
+        return contract_from_hf_config(read_json_object(checkpoint.config_path), checkpoint.folder.resolve().name)
     raise CheckpointError(
         f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights tells what the model is; "
         "name its contract with --contract"
@@ -217,91 +180,3 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
 def _is_finished(runs: Path, sidecar: Path) -> bool:
     # A hidden folder is a checkpoint that is still being written.
     return not any(part.startswith(".") for part in sidecar.relative_to(runs).parent.parts)
-
-
-def _open_folder(folder: Path) -> Mapping[str, StoredTensor]:
-    if (folder / _INDEX).is_file():
-        return _open_index(folder / _INDEX)
-    if (folder / _WEIGHTS).is_file():
-        return read_safetensors_header(folder / _WEIGHTS)
-    raise CheckpointError(f"{folder}: holds neither {_WEIGHTS} nor {_INDEX}")
-
-
-def _open_index(index: Path) -> Mapping[str, StoredTensor]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{index}: weight_map is not a table of tensor names and file names")
-    shards = sorted(set(weight_map.values()))
-    if len(shards) > _MOST_SHARDS:
-        raise CheckpointError(f"{index}: names {len(shards)} shards; expected at most {_MOST_SHARDS}")
-    stored: dict[str, StoredTensor] = {}
-    for shard in shards:
-        if Path(shard).name != shard or not shard.isprintable():
-            raise CheckpointError(f"{index}: names the shard {shard!r}, which is no file in the same folder")
-        tensors = read_safetensors_header(index.parent / shard)
-        _check_shard(index, shard, set(tensors), weight_map)
-        stored |= tensors
-    return stored
-
-
-def _check_shard(index: Path, shard: str, found: Iterable[str], weight_map: Mapping[str, str]) -> None:
-    expected = {name for name, where in weight_map.items() if where == shard}
-    if missing := sorted(expected - set(found)):
-        raise CheckpointError(f"{index}: {missing[0]} should be in {shard} but is not ({len(missing)} such tensors)")
-    if unknown := sorted(set(found) - expected):
-        raise CheckpointError(f"{index}: {shard} holds {unknown[0]}, which the index does not place there")
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise CheckpointError(f"{path}: larger than {_LARGEST_JSON} bytes")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data
-
-
-def _chunks(tensor: StoredTensor) -> Iterable[bytes]:
-    try:
-        with tensor.path.open("rb") as file:
-            file.seek(tensor.offset)
-            for start in range(0, tensor.nbytes, _CHUNK):
-                yield file.read(min(_CHUNK, tensor.nbytes - start))
-    except OSError as error:
-        raise CheckpointError(f"{tensor.path}: cannot be read: {error.strerror}") from error
-
-
-def _read_raw(name: str, tensor: StoredTensor) -> NDArray[np.uint8]:
-    # Read, not mapped: a file that shrinks meanwhile is then an error, where a mapping would kill the process.
-    raw = np.empty(tensor.nbytes, np.uint8)
-    try:
-        with tensor.path.open("rb") as file:
-            file.seek(tensor.offset)
-            found = file.readinto(memoryview(raw.data))
-    except OSError as error:
-        raise CheckpointError(f"{tensor.path}: cannot be read: {error.strerror}") from error
-    if found != tensor.nbytes:
-        raise CheckpointError(
-            f"{tensor.path}: {name}: {found} of {tensor.nbytes} bytes are left; the file was truncated"
-        )
-    return raw
-
-
-def _as_float32(raw: NDArray[np.uint8], name: str, tensor: StoredTensor) -> Float32:
-    if tensor.dtype == "F32":
-        return raw.view("<f4").reshape(tensor.shape)
-    if tensor.dtype == "F16":
-        return raw.view("<f2").astype(np.float32).reshape(tensor.shape)
-    if tensor.dtype == "BF16":
-        wide = raw.view("<u2").astype(np.uint32)
-        return np.left_shift(wide, 16, out=wide).view(np.float32).reshape(tensor.shape)
-    raise _no_weights(name, tensor)
-
-
-def _no_weights(name: str, tensor: StoredTensor) -> CheckpointError:
-    return CheckpointError(f"{tensor.path}: {name}: dtype {tensor.dtype} holds no weights; expected F32, F16 or BF16")

@@ -15,6 +15,7 @@ from conform.core.errors import ExportError, GGUFError, QuantizeError
 from conform.core.gguf_read import GGUFFile, TensorInfo, read_gguf
 from conform.core.gguf_write import PartialFile, align
 from conform.core.guard import dequantize_checked, quantize_checked
+from conform.core.journal import Journal, fingerprint
 from conform.core.plan import ExportPlan, TensorPlan
 from conform.core.quantizer import Float32
 from conform.core.ternary import effective
@@ -51,14 +52,21 @@ class ExportReport:
 def run_export(plan: ExportPlan, progress: Callable[[str], None] | None = None) -> ExportReport:
     """Quantize, write, sync, read again, and only then publish; `progress` is told each tensor that is done.
 
+    An export that was interrupted or killed is taken up where it was, when plan and checkpoint are still the same.
     Raises CheckpointError, QuantizeError, PluginError or ExportError; then nothing was left behind.
     """
     _scan(plan)
     digest = plan.checkpoint.digest
     header = plan.header(digest)
-    with PartialFile(plan.target, len(header) + plan.data_bytes) as file:
+    with (
+        PartialFile(plan.target, len(header) + plan.data_bytes, resumable=True) as file,
+        Journal(plan.target, fingerprint(plan, header), resume=file.found) as journal,
+    ):
+        if not journal.done:
+            file.clear()
         file.write(0, header)
-        reports = tuple(_run_tensors(plan, file, len(header), progress))
+        job = _Job(plan.checkpoint, file, len(header), journal)
+        reports = tuple(_run_tensors(plan, job, progress))
         file.sync()
         size, sha256 = _read_again(plan, file.path, len(header), reports)
         file.publish()
@@ -84,9 +92,17 @@ def _scan(plan: ExportPlan) -> None:
         plan.checkpoint.check_finite(tensor.spec.name)
 
 
-def _run_tensors(
-    plan: ExportPlan, file: PartialFile, data_start: int, progress: Callable[[str], None] | None
-) -> Iterator[TensorReport]:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the tensors of one file share."""
+
+    checkpoint: Checkpoint
+    file: PartialFile
+    data_start: int
+    journal: Journal
+
+
+def _run_tensors(plan: ExportPlan, job: _Job, progress: Callable[[str], None] | None) -> Iterator[TensorReport]:
     """Reports in the plan's order; at most _IN_FLIGHT tensors are in memory."""
     waiting: list[Future[TensorReport]] = []
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
@@ -94,29 +110,42 @@ def _run_tensors(
             for tensor in plan.tensors:
                 if len(waiting) == _IN_FLIGHT:
                     yield _finished(waiting.pop(0), progress)
-                waiting.append(pool.submit(_run_tensor, plan.checkpoint, tensor, file, data_start))
+                waiting.append(pool.submit(_run_tensor, job, tensor))
             while waiting:
                 yield _finished(waiting.pop(0), progress)
         finally:
-            for job in waiting:
-                job.cancel()
+            for future in waiting:
+                future.cancel()
 
 
-def _finished(job: Future[TensorReport], progress: Callable[[str], None] | None) -> TensorReport:
-    report = job.result()
+def _finished(future: Future[TensorReport], progress: Callable[[str], None] | None) -> TensorReport:
+    report = future.result()
     if progress is not None:
         progress(report.plan.spec.gguf_name)
     return report
 
 
-def _run_tensor(checkpoint: Checkpoint, tensor: TensorPlan, file: PartialFile, data_start: int) -> TensorReport:
-    values = source_values(checkpoint, tensor)
+def _run_tensor(job: _Job, tensor: TensorPlan) -> TensorReport:
     name = tensor.spec.gguf_name
-    packed = quantize_checked(tensor.quantizer, tensor.owner, name, values, tensor.importance, tensor.nbytes)
-    file.write(data_start + tensor.offset, packed)
-    decoded = dequantize_checked(tensor.quantizer, tensor.owner, name, packed, tensor.spec.shape)
-    cost = measure_cost(values, decoded, tensor.importance)
-    return TensorReport(tensor, hashlib.sha256(packed.data).hexdigest(), cost)
+    done = job.journal.done.get(name)
+    if done is not None and _hash_written(job, tensor) == done[0]:
+        report = TensorReport(tensor, *done)
+    else:
+        values = source_values(job.checkpoint, tensor)
+        packed = quantize_checked(tensor.quantizer, tensor.owner, name, values, tensor.importance, tensor.nbytes)
+        job.file.write(job.data_start + tensor.offset, packed)
+        decoded = dequantize_checked(tensor.quantizer, tensor.owner, name, packed, tensor.spec.shape)
+        cost = measure_cost(values, decoded, tensor.importance)
+        report = TensorReport(tensor, hashlib.sha256(packed.data).hexdigest(), cost)
+    job.journal.add(name, report.sha256, report.cost)
+    return report
+
+
+def _hash_written(job: _Job, tensor: TensorPlan) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, tensor.nbytes, _CHUNK):
+        digest.update(job.file.read(job.data_start + tensor.offset + start, min(_CHUNK, tensor.nbytes - start)))
+    return digest.hexdigest()
 
 
 def _read_again(plan: ExportPlan, path: Path, data_start: int, reports: tuple[TensorReport, ...]) -> tuple[int, str]:

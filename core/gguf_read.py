@@ -29,7 +29,7 @@ _DEFAULT_ALIGNMENT = 32
 _LARGEST_ALIGNMENT = 1 << 16
 _LONGEST_NAME = 1 << 12
 _LONGEST_STRING = 1 << 24
-_MOST_ITEMS = 1 << 24  # of all arrays together: Python objects take many times the room of their bytes
+_MOST_ITEMS = 1 << 22  # of all arrays together: Python objects take many times the room of their bytes
 _MOST_KEYS = 1 << 16
 _MOST_TENSORS = 1 << 20
 _SMALLEST_KEY = 8 + 1 + 4 + 1
@@ -114,6 +114,8 @@ def read_gguf(path: Path, sizes: SizeRule | None = None) -> GGUFFile:
     `sizes` gives the size of tensors whose type is unknown here. Data may be missing: see `packed`.
     Raises GGUFError for whatever cannot be parsed.
     """
+    if path.exists() and not path.is_file():
+        raise GGUFError(f"{path}: cannot be read: not a regular file")
     try:
         with path.open("rb") as file:
             return _Parser(path, file, os.fstat(file.fileno()).st_size).parse(sizes or tensor_nbytes)

@@ -62,13 +62,11 @@ _ALL = (
     GGMLType("q5_0", 6, 32, 22, 8),
     GGMLType("q5_1", 7, 32, 24, 9),
     GGMLType("q8_0", 8, 32, 34, 7),
-    GGMLType("q8_1", 9, 32, 36),
     GGMLType("q2_k", 10, 256, 84, 10),
     GGMLType("q3_k", 11, 256, 110, 11),
     GGMLType("q4_k", 12, 256, 144, 14),
     GGMLType("q5_k", 13, 256, 176, 16),
     GGMLType("q6_k", 14, 256, 210, 18),
-    GGMLType("q8_k", 15, 256, 292),
     GGMLType("iq2_xxs", 16, 256, 66, 19),
     GGMLType("iq2_xs", 17, 256, 74, 20),
     GGMLType("iq3_xxs", 18, 256, 98, 23),
@@ -91,7 +89,7 @@ _ALL = (
 )
 
 GGML_TYPES = {kind.id: kind for kind in _ALL}
-"""Every tensor type whose size is known, by id."""
+"""Every tensor type that files hold and whose size is known, by id."""
 
 _BY_NAME = {kind.name: kind for kind in _ALL}
 

@@ -93,31 +93,32 @@ def _string(text: str) -> bytes:
 class PartialFile:
     """A file under construction, `.NAME.partial` in the folder of `target`; only `publish` gives it its name.
 
-    As a context manager it removes what was not published. Writes go to absolute offsets, so any order will do, and
-    threads need no lock. Every failure of the disk is an ExportError of one sentence.
+    As a context manager it removes what was not published; one that is `resumable` stays after an interrupt, and is
+    found again by the next one of that size. Writes go to absolute offsets, so any order will do, and threads need no
+    lock. Every failure of the disk is an ExportError of one sentence.
     """
 
-    def __init__(self, target: Path, size: int) -> None:
+    def __init__(self, target: Path, size: int, *, resumable: bool = False) -> None:
         self.target = target
         self.path = target.with_name(f".{target.name}.partial")
+        self.found = False
+        """True when what an interrupted export left behind was taken up."""
         self._size = size
+        self._resumable = resumable
         self._fd = -1
         self._published = False
 
     def __enter__(self) -> "PartialFile":
         with _disk_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.target.parent).free
-            if free < self._size:
-                raise ExportError(
-                    f"{self.target}: needs {self._size:,} bytes, but only {free:,} are free in {self.target.parent}"
-                )
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # A link under that name would lead the writes to another file.
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             self._lock()
             try:
-                os.ftruncate(self._fd, 0)
-                os.ftruncate(self._fd, self._size)
-            except OSError:
+                self.found = self._resumable and os.fstat(self._fd).st_size == self._size
+                if not self.found:
+                    self.clear()
+            except BaseException:
                 self._discard()
                 raise
         return self
@@ -125,7 +126,10 @@ class PartialFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._published:
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        if self._resumable and interrupted:
+            self._close()
+        elif not self._published:
             self._discard()
 
     def write(self, offset: int, content: bytes | Packed) -> None:
@@ -136,6 +140,25 @@ class PartialFile:
                 written = os.pwrite(self._fd, view, offset)
                 view = view[written:]
                 offset += written
+
+    def clear(self) -> None:
+        """Make every byte zero.
+
+        Raises ExportError when the disk has no room for the file.
+        """
+        with _disk_errors(self.target):
+            os.ftruncate(self._fd, 0)
+            free = shutil.disk_usage(self.target.parent).free
+            if free < self._size:
+                raise ExportError(
+                    f"{self.target}: needs {self._size:,} bytes, but only {free:,} are free in {self.target.parent}"
+                )
+            os.ftruncate(self._fd, self._size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes from an absolute offset; fewer where the file ends."""
+        with _disk_errors(self.target):
+            return os.pread(self._fd, size, offset)
 
     def sync(self) -> None:
         """Return when the bytes are on the disk."""

@@ -42,10 +42,13 @@ def quantize_checked(
 def dequantize_checked(quantizer: Quantizer, owner: str, name: str, packed: Packed, shape: tuple[int, ...]) -> Float32:
     """The decoded values.
 
-    Raises PluginError naming the quantizer and its owner when it fails or returns another shape or dtype.
+    Raises QuantizeError naming the tensor for bytes that mean nothing, and PluginError naming the quantizer and its
+    owner when it fails otherwise or returns another shape or dtype.
     """
     try:
         values = quantizer.dequantize(packed, shape)
+    except QuantizeError as error:
+        raise QuantizeError(f"{name}: {error}") from error
     except Exception as error:  # a third party's code may raise anything
         raise _blamed(quantizer, owner, name, f"failed to decode: {type(error).__name__}: {error}") from error
     if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.shape != shape:

@@ -63,6 +63,8 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
 
     Raises GGUFError naming the file when it is neither, or truncated.
     """
+    if path.exists() and not path.is_file():
+        raise GGUFError(f"{path}: cannot be read: not a regular file")
     try:
         with path.open("rb") as file:
             magic = file.read(4)

@@ -55,6 +55,8 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     Raises CheckpointError for a header that is too large, malformed, or describes data that overlap, leave gaps or lie
     outside the file.
     """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -86,10 +88,11 @@ def _parse(path: Path, content: bytes) -> Mapping[str, Any]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"{name!r} occurs twice")
+        result[name] = value
     return result
 
 

@@ -8,18 +8,19 @@ from conform.core.errors import PlanError
 __all__ = ["check_target", "export_targets"]
 
 
-def export_targets(quants: Sequence[str], contract_name: str, folder: Path, output: Path | None) -> Mapping[str, Path]:
+def export_targets(quants: Sequence[str], contract_name: str, folder: Path, output: str | None) -> Mapping[str, Path]:
     """Quantizer's name → file: `output`, or CONTRACT-QUANT.gguf in `output` or else in the checkpoint's folder.
 
+    `output` is a folder when it is one already, ends in a slash, or has to hold several files.
     Raises PlanError when there is no folder to write into, or a file stands there that is not an older export.
     """
-    if output is not None and len(quants) == 1 and not output.is_dir() and not str(output).endswith("/"):
-        targets = {quants[0]: output}
-    else:
-        if output is not None and output.exists() and not output.is_dir():
-            raise PlanError(f"{output}: is a file; {len(quants)} exports need a folder")
-        place = folder if output is None else output
+    place = folder if output is None else Path(output)
+    if output is None or output.endswith("/") or place.is_dir() or len(quants) > 1:
+        if place.exists() and not place.is_dir():
+            raise PlanError(f"{output}: is a file, but a folder was asked for, or {len(quants)} exports need one")
         targets = {quant: place / _file_name(contract_name, quant) for quant in quants}
+    else:
+        targets = {quants[0]: place}
     for target in targets.values():
         check_target(target)
     return targets

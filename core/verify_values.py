@@ -6,9 +6,10 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.core.catalog import Catalog
-from conform.core.errors import ConformError
+from conform.core.errors import ConformError, QuantizeError
 from conform.core.gguf_read import GGUFFile, TensorInfo
 from conform.core.gguf_types import I2_S, ggml_type
+from conform.core.guard import dequantize_checked
 from conform.core.quantizer import Packed, Quantizer
 
 __all__ = ["check_values"]
@@ -48,13 +49,17 @@ def _check_finite(tensor: TensorInfo, packed: Packed, registry: Catalog) -> Iter
         name = kind.name if kind else f"type {tensor.ggml_type}"
         yield Finding("warning", tensor.name, "a type that can be decoded", name, "its values were not looked at")
         return
-    row = _first_bad_row(tensor, packed, decoder)
+    try:
+        row = _first_bad_row(tensor, packed, decoder, registry.owner(decoder.name))
+    except QuantizeError as error:
+        yield Finding("error", tensor.name, "bytes that can be decoded", str(error))
+        return
     if row is not None:
         hint = "a runtime would compute NaN from it"
         yield Finding("error", tensor.name, "finite values only", f"NaN or infinity in row {row}", hint)
 
 
-def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer) -> int | None:
+def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer, owner: str) -> int | None:
     cols = tensor.shape[-1]
     rows = packed.size and int(np.prod(tensor.shape[:-1], dtype=np.int64))
     row_bytes = packed.size // max(rows, 1)
@@ -63,7 +68,8 @@ def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer) -> in
         count = min(step, rows - start)
         piece = np.ascontiguousarray(packed[start * row_bytes : (start + count) * row_bytes])
         with np.errstate(invalid="ignore", over="ignore"):
-            finite = np.isfinite(decoder.dequantize(piece, (count, cols))).all(axis=1)
+            values = dequantize_checked(decoder, owner, tensor.name, piece, (count, cols))
+            finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             return start + int(np.argmin(finite))
     return None

@@ -57,6 +57,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
     Raises CheckpointError naming the file when it is missing, larger than any tokenizer, or not such a model.
     """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: cannot be read: not a regular file")
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise CheckpointError(f"{path}: larger than {_LARGEST_FILE} bytes; this is no tokenizer")

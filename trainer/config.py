@@ -167,6 +167,7 @@ def resolved(
         device=device,  # type: ignore[arg-type]  # torch's name of it: cpu or cuda
         decay_until=config.decay_until if config.decay_until >= 0 else (0.5 if ternary else 1.0),
         eval_every=config.eval_every or max(1, steps // 10),
+        judge_every=config.judge_every or config.eval_every or max(1, steps // 10),
         save_every=config.save_every or max(1, steps // 4),
     )
 

@@ -27,7 +27,7 @@ OnBad = Callable[[str, str], None]
 
 _BLOCK = 1 << 20
 _LONGEST_LINE = 64 << 20  # bytes of one line of JSONL; longer ones are not text but an attack on memory
-_PARQUET_ROWS = 256
+_PARQUET_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)

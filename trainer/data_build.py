@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conform.core.vocabulary import read_vocabulary
+from conform.trainer.atomic_write import write_atomically
 from conform.trainer.corpus import MAX_CHARS
 from conform.trainer.data_batches import Place, read_batches
 from conform.trainer.data_encode import Encoder, in_order
-from conform.trainer.data_journal import JOURNAL_NAME, Journal, Progress, read_journal, write_atomically
+from conform.trainer.data_journal import JOURNAL_NAME, Journal, Progress, read_journal
 from conform.trainer.errors import DataError
 from conform.trainer.manifest import (
     MANIFEST_NAME,

@@ -2,20 +2,20 @@
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conform.trainer.atomic_write import write_atomically
 from conform.trainer.data_batches import Batch
 from conform.trainer.data_encode import Encoded
 from conform.trainer.errors import DataError
 from conform.trainer.manifest import SPLITS, Shard, SplitName
 from conform.trainer.shards import ShardWriter
 
-__all__ = ["JOURNAL_NAME", "Journal", "Progress", "read_journal", "write_atomically"]
+__all__ = ["JOURNAL_NAME", "Journal", "Progress", "read_journal"]
 
 JOURNAL_NAME = "build.json"
 
@@ -81,17 +81,6 @@ def read_journal(folder: Path, fingerprint: str) -> Journal | None:
             "repeat it as it was started, delete the folder or choose another"
         )
     return journal
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """The file is replaced as a whole and on disk when this returns."""
-    # The same name every time: what a killed process left under it is overwritten, not collected.
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _progress(data: dict[str, Any]) -> Progress:

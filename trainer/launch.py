@@ -13,6 +13,7 @@ from conform.trainer.config import MAY_CHANGE_ON_RESUME, TrainConfig, read_confi
 from conform.trainer.distributed import World, has_bfloat16, restarts
 from conform.trainer.errors import TrainError
 from conform.trainer.folder import RunFolder, RunRecord, tokenizer_of
+from conform.trainer.judge import find_quantizers
 from conform.trainer.live import View
 from conform.trainer.manifest import manifest_digest
 from conform.trainer.run import Outcome, train
@@ -82,6 +83,7 @@ def _prepare(request: Request, folder: RunFolder, world: World, view: View) -> s
     contract = load_contract(request.contract)
     tokenizer = tokenizer_of(request.data, contract)
     config = _resolved(settings(request), contract.model.linear == "ternary", contract.model.context, world)
+    find_quantizers(config.judge)
     folder.create(RunRecord(contract, config, request.data, tokenizer, manifest_digest(request.data)))
     return ""
 
@@ -100,6 +102,7 @@ def _reopen(request: Request, folder: RunFolder, world: World, view: View) -> st
     for torn in found.torn:
         view.note(f"passed over {torn.path}: {torn.reason}")
     _refuse_mismatch(found, record)
+    find_quantizers(config.judge)
     folder.reopen()
     folder.update(dataclasses.replace(record, config=config))
     return found.path.name if found.path else ""

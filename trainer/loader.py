@@ -18,10 +18,11 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from conform.core.sidecar import file_sha256
 from conform.trainer.errors import DataError
 from conform.trainer.manifest import Manifest, Shard, manifest_digest, read_manifest
 from conform.trainer.permutation import permute
-from conform.trainer.shards import Tokens, open_shard, shard_sha256
+from conform.trainer.shards import Tokens, open_shard
 
 __all__ = ["Batch", "TokenLoader", "TokenStream", "Verify", "refuse_foreign_shards"]
 
@@ -81,7 +82,7 @@ class TokenStream:
         if self._verified[number]:
             return
         shard = self._shards[number]
-        if (found := shard_sha256(self._folder / shard.name)) != shard.sha256:
+        if (found := file_sha256(self._folder / shard.name)) != shard.sha256:
             raise DataError(
                 f"{self._folder / shard.name}: changed since it was built: expected sha256 {shard.sha256[:16]}…, "
                 f"found {found[:16]}…; restore it or build the data again"

@@ -26,9 +26,12 @@ class Metrics:
         self._events = _event_writer(run) if tensorboard else None
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one record."""
-        self._file.write(_line({"kind": kind, "step": step, **values}))
-        self._file.flush()
+        """Append one record. Raises TrainError when it cannot be written."""
+        try:
+            self._file.write(_line({"kind": kind, "step": step, **values}))
+            self._file.flush()
+        except OSError as error:
+            raise TrainError(f"{self._path}: cannot be written: {error.strerror}; make room, then --resume") from error
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):

@@ -4,16 +4,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from conform.contract.spec import ModelSpec
 from conform.trainer.config import TrainConfig
 from conform.trainer.distributed import World
 from conform.trainer.model import Llama
 
-__all__ = ["assign", "build_model", "compute_dtype", "shard", "whole"]
+__all__ = ["assign", "build_model", "compute_dtype", "is_sharded", "shard", "whole"]
 
 
 def compute_dtype(config: TrainConfig) -> torch.dtype:
@@ -45,8 +42,16 @@ def build_model(spec: ModelSpec, config: TrainConfig, world: World, *, sharded: 
     return model
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """True for a DTensor, told apart without importing what takes a second to import."""
+    return hasattr(tensor, "full_tensor")
+
+
 def shard(model: Llama, world: World) -> None:
     """Apply FSDP2: one unit per block, the embeddings and the final norm in the root; gradients reduced in float32."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     mesh = init_device_mesh(world.device.type, (world.size,))
     # Ternary weights are rounded from the float32 masters, so that export finds the very same codes.
     gathered = model.compute_dtype if model.spec.linear == "dense" else torch.float32
@@ -61,7 +66,10 @@ def shard(model: Llama, world: World) -> None:
 @torch.no_grad()
 def assign(target: Tensor, value: Tensor) -> None:
     """Set a tensor, whole or sharded, from the whole value that every process has."""
-    if isinstance(target, DTensor):
+    if is_sharded(target):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(target, DTensor)  # what has full_tensor() is one
         value = value.to(target.device)
         part = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
         target.to_local().copy_(part.to_local())
@@ -74,7 +82,7 @@ def whole(tensors: Iterator[tuple[str, Tensor]], mine: Callable[[str], bool]) ->
     """Copies on the CPU of those whole tensors that are mine; every process must call it with the same tensors."""
     kept = {}
     for name, tensor in tensors:
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]  # a DTensor
         if mine(name):
             kept[name] = full.detach().to("cpu", copy=True).contiguous()
     return kept

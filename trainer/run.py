@@ -14,9 +14,10 @@ from conform.trainer.errors import TrainError
 from conform.trainer.evaluate import HeldOut, evaluate
 from conform.trainer.flops import flops_per_token, peak_flops
 from conform.trainer.folder import RunFolder, RunRecord, code_version
+from conform.trainer.judge import Judge
 from conform.trainer.live import View
 from conform.trainer.loader import TokenLoader, Verify
-from conform.trainer.metrics import Metrics
+from conform.trainer.metrics import Metrics, read_metrics
 from conform.trainer.optim import build_optimizer, clip_gradients, set_schedule
 from conform.trainer.parallel import build_model
 from conform.trainer.restore import restore
@@ -26,6 +27,9 @@ from conform.trainer.snapshot import take_snapshot
 from conform.trainer.state import Environment, TrainState
 
 __all__ = ["Outcome", "train"]
+
+
+_JUDGED_SEQUENCES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class _Run:
         if found.path is not None and found.state is not None:
             self._resume(found.path, found.state)
         self.metrics = Metrics(folder.path, self.step, tensorboard=self.config.tensorboard) if world.main else None
+        earlier = read_metrics(folder.path) if self.step else ()
+        self.judge = Judge(self.config.judge, record.contract.model, earlier) if self.config.judge else None
         self.flops = flops_per_token(record.contract.model, self.config.sequence)
         self.peak = peak_flops(world.device, self.model.compute_dtype) * world.size
         self.code = code_version()
@@ -102,6 +108,8 @@ class _Run:
                     return Outcome(self.step, self.store.path(self.step), self.held_out, stop)
                 if last or self.step % self.config.eval_every == 0:
                     self._evaluate()
+                if self.judge is not None and (last or self.step % self.config.judge_every == 0):
+                    self._judge(self.judge)
         self.saver.wait()
         return self._complete()
 
@@ -195,6 +203,19 @@ class _Run:
             if self.world.main:
                 self.store.annotate(self.step, values)
         self.view.held_out(self.step, values)
+
+    def _judge(self, judge: Judge) -> None:
+        tokens = torch.from_numpy(next(iter(self.loader.held_out(_JUDGED_SEQUENCES))))
+        for judgement in judge.judge(self.model, tokens, self.step, self.world):
+            values = judgement.to_json()
+            if self.metrics is not None:
+                self.metrics.write("judge", self.step, values)
+            self.view.note(
+                f"judged at step {self.step}: {judgement.quantizer} costs KL {judgement.kl:.4g}, "
+                f"loss {judgement.delta_nll:+.4g} nats/token"
+            )
+            if judgement.alarm:
+                self.view.note(f"ALARM: {judgement.alarm}")
 
     def _complete(self) -> Outcome:
         checkpoint = self.store.path(self.step)

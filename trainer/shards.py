@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conform.trainer.errors import DataError
 from conform.trainer.manifest import DTYPES, Shard, SplitName
 
-__all__ = ["ShardWriter", "Tokens", "open_shard", "shard_sha256"]
+__all__ = ["ShardWriter", "Tokens", "open_shard"]
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 """Token ids as a shard holds them: uint16 or uint32."""
@@ -136,15 +136,6 @@ def open_shard(folder: Path, shard: Shard, dtype: str) -> Tokens:
     try:
         # A plain array over the mapping: slicing the np.memmap subclass is several times slower.
         return np.asarray(np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def shard_sha256(path: Path) -> str:
-    """sha256 of a file's bytes. Raises DataError when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 

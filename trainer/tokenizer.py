@@ -3,16 +3,15 @@
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from conform.core.sidecar import file_sha256
 from conform.core.vocabulary import read_vocabulary
-from conform.trainer.corpus import MAX_CHARS, OnBad, read_documents, refuse
+from conform.trainer.atomic_write import write_atomically
+from conform.trainer.corpus import MAX_CHARS, read_documents, refuse
 from conform.trainer.errors import DataError, TokenizerError
 from conform.trainer.sources import Source, find_sources, source_sha256
 from conform.trainer.tokenizer_report import TokenizerReport, measure
@@ -65,19 +64,27 @@ def train_tokenizer(
     text_key: str = "text",
     suffixes: Iterable[str] = (),
     sample_chars: int = _SAMPLE_CHARS,
-    on_bad: OnBad = refuse,
+    skip_bad: bool = False,
 ) -> TokenizerReport:
     """Train on the inputs and write `tokenizer.model`, `recipe.toml` and `report.json` into the folder `out`.
 
     The model's bytes depend on the texts, their order and `vocab` only: not on paths, threads or the working folder.
     Of more than `sample_chars` characters, a part of the documents chosen by their hash is used.
-    Raises TokenizerError when the vocabulary cannot be had from this text, and DataError for unreadable input.
+    Raises TokenizerError when the vocabulary cannot be had from this text, and DataError for unreadable input, to which
+    documents that cannot be used belong unless `skip_bad`.
     """
     if vocab < _SMALLEST_VOCAB:
         raise TokenizerError(f"a vocabulary of {vocab} is too small; the byte and special pieces alone need 259")
     if (out / TOKENIZER_NAME).exists():
         raise TokenizerError(f"{out / TOKENIZER_NAME}: exists; choose another folder or delete it")
     sources = find_sources(inputs, suffixes)
+
+    skipped: set[str] = set()
+
+    def on_bad(where: str, what: str) -> None:
+        if not skip_bad:
+            refuse(where, what)
+        skipped.add(where)
 
     def texts() -> Iterator[str]:
         for source in sources:
@@ -88,7 +95,7 @@ def train_tokenizer(
     content = _train(sample, vocab)
     _make_folder(out)
     _write(out / TOKENIZER_NAME, content)
-    report = measure(out / TOKENIZER_NAME, sample, tokenizer_sha256(out), semantic_digest(out))
+    report = measure(out / TOKENIZER_NAME, sample, tokenizer_sha256(out), semantic_digest(out), len(skipped))
     _write(out / "recipe.toml", _recipe_toml(sources, vocab, text_key, sample_chars).encode())
     _write(out / "report.json", (json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n").encode())
     return report
@@ -196,11 +203,6 @@ def _make_folder(folder: Path) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        write_atomically(path, content)
     except OSError as error:
         raise TokenizerError(f"{path}: cannot be written: {error.strerror}") from error

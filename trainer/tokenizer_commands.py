@@ -23,6 +23,7 @@ def tokenizer() -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--text-key", default="text", show_default=True, help="Key of JSONL objects, column of Parquet files.")
 @click.option("--suffix", "suffixes", multiple=True, help="Another ending that is text inside folders, like .html.")
+@click.option("--on-bad", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True)
 @click.option("--sample-chars", default=1 << 28, show_default=True, help="Use at most about so many characters.")
 @json_option
 def train(
@@ -31,17 +32,28 @@ def train(
     out: Path,
     text_key: str,
     suffixes: tuple[str, ...],
+    on_bad: str,
     sample_chars: int,
     json_path: str | None,
 ) -> int:
     """Train a BPE tokenizer on which a score-merging runtime can agree.
 
     PATH is a text, JSONL or Parquet file or a folder of them, also as .gz or .zst; NAME is python-stdlib, the sources
-    of the running Python's standard library. Writes tokenizer.model, recipe.toml and report.json.
+    of the running Python's standard library. Documents with invalid UTF-8, NUL characters or malformed JSON are
+    refused by name, or with --on-bad skip left out and counted. Writes tokenizer.model, recipe.toml and report.json.
     """
     from conform.trainer.tokenizer import train_tokenizer
 
-    report = train_tokenizer(inputs, vocab, out, text_key=text_key, suffixes=suffixes, sample_chars=sample_chars)
+    with console(stderr=True).status("training the tokenizer"):
+        report = train_tokenizer(
+            inputs,
+            vocab,
+            out,
+            text_key=text_key,
+            suffixes=suffixes,
+            sample_chars=sample_chars,
+            skip_bad=on_bad == "skip",
+        )
     if not write_json(report.to_json(), json_path):
         _print_report(report, out)
     return 1 if report.round_trip_failures else 0
@@ -70,6 +82,7 @@ def _print_report(report: TokenizerReport, out: Path) -> None:
     rows = [
         ("pieces", f"{report.vocab:,}"),
         ("trained on", f"{report.documents:,} documents, {report.bytes:,} bytes"),
+        ("skipped documents", f"{report.skipped:,}"),
         ("bytes per token", f"{report.bytes_per_token:.3f}"),
         ("tokens per word", f"{report.fertility:.3f}"),
         ("unused pieces", f"{report.unused_pieces:,}"),

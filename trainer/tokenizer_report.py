@@ -26,6 +26,7 @@ class TokenizerReport:
     semantic_digest: str
     vocab: int
     documents: int
+    skipped: int
     bytes: int
     words: int
     tokens: int
@@ -40,8 +41,8 @@ class TokenizerReport:
         return dataclasses.asdict(self)
 
 
-def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str) -> TokenizerReport:
-    """The report of the tokenizer in that file over those texts."""
+def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str, skipped: int) -> TokenizerReport:
+    """The report of the tokenizer in that file over those texts; `skipped` documents were left out of them."""
     import numpy as np
     import sentencepiece
 
@@ -57,6 +58,7 @@ def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str
         semantic_digest=semantic_digest,
         vocab=len(types),
         documents=len(texts),
+        skipped=skipped,
         bytes=nbytes,
         words=words,
         tokens=tokens,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numba import njit
 
-__all__ = ["half_bits", "half_value", "inlined", "kernel"]
+__all__ = ["half_bits", "half_value", "inlined", "kernel", "scalar"]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 _SUBNORMAL = np.float32(2.0**24)
@@ -27,8 +27,14 @@ def kernel(function: _Function) -> _Function:
     return compiled
 
 
+def scalar(function: _Function) -> _Function:
+    """Compile a small function of numbers; LLVM makes it part of the loop that calls it, and vectors of the whole."""
+    compiled: _Function = njit(nogil=True, error_model="numpy")(function)
+    return compiled
+
+
 def inlined(function: _Function) -> _Function:
-    """Compile into whichever kernel calls it, so that the loop around the call becomes one loop over vectors."""
+    """Paste into whichever kernel calls it; slower to compile, but what it does with arrays is seen by the caller."""
     compiled: _Function = njit(nogil=True, inline="always", error_model="numpy")(function)
     return compiled
 

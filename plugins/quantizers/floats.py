@@ -7,9 +7,10 @@ bf16  seeeeeee efffffff                      the upper half of f32, rounded like
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conform.core.errors import QuantizeError
 from conform.core.quantizer import Float32, Layout, Packed, Quantizer
@@ -18,8 +19,13 @@ from conform.plugins.quantizers.blocks import checked_packed, checked_rows, pack
 
 __all__ = ["BF16", "F16", "F32", "conform_quantizers"]
 
+_Halves: TypeAlias = NDArray[np.uint16]
+_Words: TypeAlias = NDArray[np.uint32]
+# (values, out, two scratch arrays of their size) → bits of the largest magnitude
+_Convert: TypeAlias = Callable[[Float32, _Halves, _Words, _Words], int]
+
 # Values converted at a time: input, output and temporaries of one piece stay in a core's cache.
-_PIECE = 1 << 15
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,37 +94,56 @@ class _NotFiniteError(Exception):
     """A converted value is infinite or NaN."""
 
 
-def _to_half(values: Float32, out: "np.ndarray[tuple[int], np.dtype[np.uint16]]") -> None:
-    with np.errstate(over="ignore"):
-        out.view(np.float16)[:] = values
+def _to_half(values: Float32, out: _Halves, rounded: _Words, rest: _Words) -> int:
+    """Branch-free on whole vectors, so faster than numpy's own cast; gives the largest magnitude's bits."""
+    np.bitwise_and(values.view(np.uint32), 0x7FFFFFFF, out=rest)
+    # Below 2^-14 half precision counts in units of 2^-24, as float32 does from 0.5 to 1: adding 0.5 rounds likewise.
+    subnormal = rest < 0x38800000
+    np.right_shift(rest, 13, out=rounded)
+    rounded &= 1
+    rounded += rest
+    # Half of the discarded part, and the exponent's bias changed from 127 to 15; the sum is taken modulo 2^32.
+    rounded += np.uint32((0xFFF - (112 << 23)) % (1 << 32))
+    rounded >>= 13
+    counted = rest.view(np.float32)
+    counted += np.float32(0.5)
+    rest -= np.uint32(0x3F000000)
+    np.copyto(rounded, rest, where=subnormal)
+    largest = int(rounded.max())
+    np.right_shift(values.view(np.uint32), 16, out=rest)
+    rest &= 0x8000
+    rounded |= rest
+    np.copyto(out, rounded, casting="unsafe")
+    return largest
 
 
-def _to_bfloat16(values: Float32, out: "np.ndarray[tuple[int], np.dtype[np.uint16]]") -> None:
+def _to_bfloat16(values: Float32, out: _Halves, rounded: _Words, rest: _Words) -> int:
+    """Gives the largest magnitude's bits."""
     bits = values.view(np.uint32)
-    odd = bits >> 16
-    odd &= 1
-    odd += bits
+    np.right_shift(bits, 16, out=rounded)
+    rounded &= 1
+    rounded += bits
     # Half of the discarded part; one more when the kept part is odd, so that an exact half goes to even.
-    odd += 0x7FFF
-    odd >>= 16
-    out[:] = odd
+    rounded += 0x7FFF
+    rounded >>= 16
+    np.copyto(out, rounded, casting="unsafe")
+    return int(np.bitwise_and(rounded, 0x7FFF, out=rest).max())
 
 
-def _convert(name: str, values: Float32, convert: Callable[..., None], infinity: int) -> Packed:
+def _convert(name: str, values: Float32, convert: _Convert, infinity: int) -> Packed:
     if values.dtype != np.float32:
         raise QuantizeError(f"{name} quantizes float32 values, found {values.dtype}")
     packed_size(name, values.shape, 1, 2)
     rows = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
 
     def kernel(some: Float32, _weights: Float32, out: Packed) -> None:
-        flat, bits = some.ravel(), out.ravel().view(np.uint16)
+        flat, bits = some.ravel(), out.ravel().view("<u2")
+        # Allocated once: memory of this size would otherwise be returned and faulted in again for each piece.
+        scratch = np.empty((2, min(_PIECE, flat.size)), np.uint32)
         for start in range(0, flat.size, _PIECE):
-            piece = bits[start : start + _PIECE]
-            convert(flat[start : start + _PIECE], piece)
-            if (piece & 0x7FFF).max() >= infinity:
+            piece = flat[start : start + _PIECE]
+            if convert(piece, bits[start : start + _PIECE], *scratch[:, : piece.size]) >= infinity:
                 raise _NotFiniteError
-        if np.little_endian is False:
-            bits.byteswap(inplace=True)
 
     try:
         return run_rows(kernel, rows, rows[:0], rows.shape[1] * 2)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GRIDS", "GridShape", "Int8", "Neighbours", "UInt16", "grid", "neighbours"]
+__all__ = ["GRIDS", "LANES", "GridShape", "Int8", "Neighbours", "UInt16", "grid", "neighbours"]
 
 Int8: TypeAlias = NDArray[np.int8]
 UInt16: TypeAlias = NDArray[np.uint16]
@@ -25,6 +25,16 @@ class GridShape:
     dim: int
     levels: tuple[int, ...]
     unit: int
+
+    @property
+    def step(self) -> int:
+        """The distance between the first two levels, and between all but the last two."""
+        return self.levels[1] - self.levels[0]
+
+    @property
+    def last(self) -> float:
+        """Where the highest level begins to be the nearest."""
+        return (self.levels[-2] + self.levels[-1]) / 2
 
 
 GRIDS = {

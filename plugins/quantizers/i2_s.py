@@ -34,7 +34,7 @@ TernaryScale: TypeAlias = Literal["absmean", "optimal"]
 _GGML_TYPE = 36
 _TAIL = 32
 # Values packed at a time, so that the codes stay in a core's cache.
-_PIECE = 1 << 16
+_PIECE = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ class IQ1S:
             qh = piece[:, 34:].copy().view("<u2")
             high = qh[:, :, None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7
             point = piece[:, 2:34] | high.reshape(-1, 32) << 8
-            scale = d * (2 * (qh >> 12 & 7) + 1).astype(np.float32)
-            _decode(point, (qh >> 15).repeat(4, axis=1), scale.repeat(4, axis=1), values[first : first + _PIECE])
+            odd = (2 * (qh >> 12 & 7) + 1).repeat(4, axis=1)
+            _decode(point, (qh >> 15).repeat(4, axis=1), d, odd, values[first : first + _PIECE])
         return values.reshape(shape)
 
 
@@ -105,8 +105,8 @@ class IQ1M:
             level = (words[:, :, None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7).reshape(-1, 16)
             qh = np.stack([piece[:, 32:48] & 15, piece[:, 32:48] >> 4], axis=-1).reshape(-1, 32)
             point = piece[:, :32] | (qh & 7).astype(np.uint16) << 8
-            scale = d * (2 * level + 1).astype(np.float32)
-            _decode(point, (qh >> 3).astype(np.uint16), scale.repeat(2, axis=1), values[first : first + _PIECE])
+            odd = (2 * level + 1).repeat(2, axis=1)
+            _decode(point, (qh >> 3).astype(np.uint16), d, odd, values[first : first + _PIECE])
         return values.reshape(shape)
 
 
@@ -115,13 +115,13 @@ def conform_quantizers() -> Iterable[Quantizer]:
     return (IQ1S(), IQ1M())
 
 
-def _decode(point: Integers, low: Integers, scale: Float32, values: Float32) -> None:
-    """values (blocks, 32, 8) = scale · (level + shift), of points, shifts and scales (blocks, 32)."""
+def _decode(point: Integers, low: Integers, d: Float32, odd: Integers, values: Float32) -> None:
+    """values (blocks, 32, 8) = d · odd · (level + shift), of points, shifts and odd (blocks, 32), d (blocks, 1)."""
     levels = grid("iq1").astype(np.float32)
     shifted = np.concatenate([levels + _DELTA, levels - _DELTA])
     np.take(shifted, point | low << 11, axis=0, out=values)
     with np.errstate(invalid="ignore"):  # bytes that no quantizer wrote may hold scales that are not finite
-        values *= scale[..., None]
+        values *= (d * odd.astype(np.float32))[..., None]
 
 
 def _split_half(words: UInt16) -> UInt16:
@@ -133,7 +133,7 @@ def _split_half(words: UInt16) -> UInt16:
 
 def _ratios(count: int) -> Float32:
     """Scales to start from, in units of a block's mean magnitude; large ones serve heavy tails."""
-    return np.geomspace(0.9, 4, count).astype(np.float32)
+    return np.geomspace(0.9, 4, count).round(3).astype(np.float32)
 
 
 _D_ALONE = np.ones(1, np.float32)

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 
 from conform.core.quantizer import Float32, Packed
-from conform.plugins.quantizers.compiled import half_bits, half_value, inlined, kernel
+from conform.plugins.quantizers.compiled import half_bits, half_value, kernel, scalar
 from conform.plugins.quantizers.iq1_grid import GRID_BITS, Int16, Int32, Int64
 from conform.plugins.quantizers.lanes import HUGE, LANES, load, normalise
 
@@ -21,6 +21,7 @@ __all__ = ["iq1_m", "iq1_s"]
 
 ZERO, HALF, ONE, TWO = (np.float32(v) for v in (0, 0.5, 1, 2))
 DELTA = np.float32(0.125)
+SHARED = 32  # blocks of that size (iq1_s) have one shift for all groups; in smaller ones (iq1_m) each has its own
 INFINITY = np.float32(np.inf)
 SMALLEST_HALF = np.float32(2.0**-24)
 INFINITE_HALF, NO_HALF = np.int64(0x7C00), np.int64(0)
@@ -30,10 +31,10 @@ SIXTEEN, EIGHT, SEVEN, FIVE = (np.int32(v) for v in (16, 8, 7, 5))
 # to try, block scales to try with each, rounds of refitting d and searching again.
 Effort: TypeAlias = tuple[Float32, bool, Float32, int, int]
 Coordinate: TypeAlias = tuple[np.float32, np.float32, np.int32, np.int32]
-DIVISORS = np.geomspace(7.5, 22, 32).astype(np.float32)  # what the largest block scale may be in units of d
+DIVISORS = np.geomspace(7.5, 22, 32).round(3).astype(np.float32)  # the largest block scale in units of d
 
 
-@inlined
+@scalar
 def _coordinate(x: np.float32, w: np.float32, inverse: np.float32, delta: np.float32, i: np.int32) -> Coordinate:
     """Of one value: its loss at the nearest level, the cost of the flip (with i in its low bits), sign, magnitude."""
     u = x * inverse - delta
@@ -45,17 +46,17 @@ def _coordinate(x: np.float32, w: np.float32, inverse: np.float32, delta: np.flo
     return w * miss * miss, key, np.int32(u < ZERO), np.int32(on)
 
 
-@inlined
+@scalar
 def _order(a: np.float32, b: np.float32) -> tuple[np.float32, np.float32]:
     return (a if a < b else b), (b if a < b else a)
 
 
-@inlined
+@scalar
 def _bit(key: np.float32) -> np.int32:
     return np.int32(np.int32(1) << np.int32(np.float32(key).view(np.int32) & SEVEN))
 
 
-@inlined
+@scalar
 def _try(
     best: np.float32, chosen: np.int32, row: np.int32, mask: np.int32, cost: np.float32
 ) -> tuple[np.float32, np.int32]:
@@ -133,20 +134,20 @@ def _nearest(  # noqa: PLR0915 - straight-line code over eight values is what be
 
 
 @kernel
-def _search(x: Float32, w: Float32, scale: Float32, shared: bool, loss: Float32, choice: Int32) -> None:
-    """The best points of every group (choice) at each lane's scale, and the weighted squared error (loss).
-
-    shared: all groups of a lane have the same shift; otherwise each has its own.
-    """
+def _search(x: Float32, w: Float32, scale: Float32, loss: Float32, choice: Int32) -> None:
+    """The best points of every group (choice) at each lane's scale, and the weighted squared error (loss)."""
     groups = len(x) // 8
+    shared = len(x) == SHARED
     inverse = np.empty(LANES, np.float32)
     high = np.empty(LANES, np.float32)
     low = np.empty(LANES, np.float32)
-    high_total = np.zeros(LANES, np.float32)
-    low_total = np.zeros(LANES, np.float32)
+    high_total = np.empty(LANES, np.float32)
+    low_total = np.empty(LANES, np.float32)
     low_choice = np.empty((groups, LANES), np.int32)
     for lane in range(LANES):
         inverse[lane] = ONE / scale[lane] if scale[lane] > ZERO else ZERO
+        high_total[lane] = ZERO
+        low_total[lane] = ZERO
     for group in range(groups):
         _nearest(x, w, 8 * group, inverse, DELTA, high, choice[group])
         _nearest(x, w, 8 * group, inverse, -DELTA, low, low_choice[group])
@@ -181,19 +182,21 @@ def _fit(x: Float32, w: Float32, choice: Int32, a: Float32, b: Float32) -> None:
 
 
 @kernel
-def _free_scale(x: Float32, w: Float32, ratios: Float32, shared: bool, scale: Float32, curvature: Float32) -> None:
+def _free_scale(x: Float32, w: Float32, ratios: Float32, scale: Float32, curvature: Float32) -> None:
     """scale becomes the best found for levels that need be no grid point, starting at ratios of the mean magnitude.
 
     curvature: the weighted squared error rises by curvature times the square of a departure from scale.
     """
     groups = len(x) // 8
-    mean = np.zeros(LANES, np.float32)
-    weight = np.zeros(LANES, np.float32)
-    inverse = np.empty(LANES, np.float32)
-    best = np.full(LANES, -ONE, np.float32)
-    sums = np.empty((8, LANES), np.float32)
-    scale[:] = ZERO
-    curvature[:] = ONE
+    shared = len(x) == SHARED
+    sums = np.empty((10, LANES), np.float32)
+    mean, weight, inverse, best = sums[6], sums[7], sums[8], sums[9]
+    for lane in range(LANES):
+        mean[lane] = ZERO
+        weight[lane] = ZERO
+        best[lane] = -ONE
+        scale[lane] = ZERO
+        curvature[lane] = ONE
     for j in range(len(x)):
         for lane in range(LANES):
             mean[lane] += w[j, lane] * abs(x[j, lane])
@@ -203,7 +206,7 @@ def _free_scale(x: Float32, w: Float32, ratios: Float32, shared: bool, scale: Fl
     for ratio in ratios:
         for lane in range(LANES):
             inverse[lane] = ONE / (ratio * mean[lane]) if mean[lane] > ZERO else ZERO
-        sums[:] = ZERO
+        sums[:6] = ZERO
         for group in range(groups):
             _free_fit(x, w, 8 * group, inverse, sums)
             if not shared or group == groups - 1:
@@ -260,10 +263,13 @@ def _super_scale(scale: Float32, curvature: Float32, first: int, count: int) -> 
             ratio = scale[lane] * DIVISORS[k] / peak
             miss = (ratio - _odd(ratio)) / DIVISORS[k]
             loss[k] += curvature[lane] * miss * miss
-    return peak / DIVISORS[np.argmin(loss)] if peak > ZERO else ZERO
+    best = 0
+    for k in range(len(DIVISORS)):
+        best = k if loss[k] < loss[best] else best
+    return np.float32(peak / DIVISORS[best])
 
 
-@inlined
+@scalar
 def _odd(ratio: np.float32) -> np.float32:
     """The odd number from 1 to 15 nearest to ratio."""
     half = np.rint((ratio - ONE) * HALF)
@@ -274,12 +280,12 @@ def _odd(ratio: np.float32) -> np.float32:
 
 @kernel
 def _improve(
-    x: Float32, w: Float32, scale: Float32, odd: Float32, shared: bool, level: Float32, best: Float32, choice: Int32
+    x: Float32, w: Float32, scale: Float32, odd: Float32, level: Float32, best: Float32, choice: Int32
 ) -> None:
     """Search at the scale, which is `odd` times d; where that is better than best, keep its choice, level and loss."""
     trial = np.empty_like(choice)
     loss = np.empty(LANES, np.float32)
-    _search(x, w, scale, shared, loss, trial)
+    _search(x, w, scale, loss, trial)
     for lane in range(LANES):
         better = loss[lane] < best[lane]
         level[lane] = odd[lane] if better else level[lane]
@@ -294,8 +300,7 @@ def _try_levels(
     w: Float32,
     scale: Float32,
     d: Float32,
-    tries: int,
-    shared: bool,
+    tries: int | np.int64,
     level: Float32,
     best: Float32,
     choice: Int32,
@@ -312,7 +317,7 @@ def _try_levels(
             side = ONE if (ratio > nearest) == (step % 2 == 1) else -ONE
             odd[lane] = _odd(nearest + side * np.float32((step + 1) // 2 * 2))
             target[lane] = d[lane] * odd[lane]
-        _improve(x, w, target, odd, shared, level, best, choice)
+        _improve(x, w, target, odd, level, best, choice)
 
 
 @kernel
@@ -332,7 +337,9 @@ def _set_d(d: Float32, halves: Int64, value: np.float32, unit: np.float32, first
     half = INFINITE_HALF if unit >= HUGE else half
     usable = NO_HALF < half < INFINITE_HALF
     halves[first] = half
-    d[first : first + count] = half_value(half) / unit if usable else ZERO
+    rounded = half_value(half) / unit if usable else ZERO
+    for lane in range(first, first + count):
+        d[lane] = rounded
 
 
 @kernel
@@ -345,47 +352,55 @@ def _keep_better(best: Float32, level: Float32, choice: Int32, loss: Float32, le
             total += loss[lane]
             held += best[lane]
         if total < held:
-            best[first : first + count] = loss[first : first + count]
-            level[first : first + count] = levels[first : first + count]
-            choice[:, first : first + count] = choices[:, first : first + count]
+            for lane in range(first, first + count):
+                best[lane] = loss[lane]
+                level[lane] = levels[lane]
+                for group in range(len(choice)):
+                    choice[group, lane] = choices[group, lane]
 
 
 @kernel
-def _choose(
-    x: Float32, w: Float32, unit: Float32, shared: bool, effort: Effort, level: Float32, choice: Int32, d: Float32
-) -> None:
+def _choose(x: Float32, w: Float32, unit: Float32, effort: Effort, level: Float32, choice: Int32, d: Float32) -> None:
     """Block scales found freely, then the super-block's d for them, then for each block the best multiple of d."""
     ratios, probe, factors, tries, _ = effort
     count = 256 // len(x)
-    scale, curvature, best, loss, levels = np.empty((5, LANES), np.float32)
+    scratch = np.empty((6, LANES), np.float32)
+    scale, curvature, base, best, loss, levels = (
+        scratch[0],
+        scratch[1],
+        scratch[2],
+        scratch[3],
+        scratch[4],
+        scratch[5],
+    )
     choices = np.empty_like(choice)
-    base = np.empty(LANES, np.float32)
-    _free_scale(x, w, ratios, shared, scale, curvature)
+    _free_scale(x, w, ratios, scale, curvature)
     if probe:
-        _search(x, w, scale, shared, best, choice)
+        _search(x, w, scale, best, choice)
         _fit(x, w, choice, best, curvature)
         for lane in range(LANES):
             scale[lane] = max(best[lane] / curvature[lane], ZERO)
     for first in range(0, LANES, count):
-        base[first : first + count] = _super_scale(scale, curvature, first, count)
-    best[:] = INFINITY
+        found = _super_scale(scale, curvature, first, count)
+        for lane in range(first, first + count):
+            base[lane] = found
+            best[lane] = INFINITY
     for factor in factors:
         for lane in range(LANES):
             d[lane] = base[lane] * factor
             if ZERO < unit[lane] < HUGE:
                 d[lane] = max(d[lane], SMALLEST_HALF / unit[lane])
-        _try_levels(x, w, scale, d, tries, shared, levels, loss, choices)
+        _try_levels(x, w, scale, d, tries, levels, loss, choices)
         _keep_better(best, level, choice, loss, levels, choices)
 
 
 @kernel
-def _solve(
-    x: Float32, w: Float32, unit: Float32, shared: bool, effort: Effort, level: Float32, choice: Int32, halves: Int64
-) -> None:
+def _solve(x: Float32, w: Float32, unit: Float32, effort: Effort, level: Float32, choice: Int32, halves: Int64) -> None:
     """Scales, levels and choices of all lanes."""
     count = 256 // len(x)
-    scale, a, b, d = np.empty((4, LANES), np.float32)
-    _choose(x, w, unit, shared, effort, level, choice, d)
+    scratch = np.empty((4, LANES), np.float32)
+    scale, a, b, d = scratch[0], scratch[1], scratch[2], scratch[3]
+    _choose(x, w, unit, effort, level, choice, d)
     rounds = effort[4]
     for step in range(rounds + 1):
         _fit(x, w, choice, a, b)
@@ -394,7 +409,7 @@ def _solve(
         if step < rounds:
             for lane in range(LANES):
                 scale[lane] = d[lane] * level[lane]
-            _try_levels(x, w, scale, d, 1, shared, level, a, choice)
+            _try_levels(x, w, scale, d, np.int64(1), level, a, choice)
 
 
 @kernel
@@ -411,8 +426,8 @@ def iq1_s(rows: Float32, weights: Float32, out: Packed, points: Int16, effort: E
     total = len(rows) * per_row
     for first in range(0, total, LANES):
         load(rows, weights, first, x, w, peak)
-        normalise(x, peak, unit, 8)
-        _solve(x, w, unit, True, effort, level, choice, halves)
+        normalise(x, peak, unit, 256 // len(x))
+        _solve(x, w, unit, effort, level, choice, halves)
         for lane in range(0, min(LANES, total - first), 8):
             row = (first + lane) // per_row
             at = (first + lane - row * per_row) // 8 * 50
@@ -451,8 +466,8 @@ def iq1_m(rows: Float32, weights: Float32, out: Packed, points: Int16, effort: E
     total = len(rows) * per_row
     for first in range(0, total, LANES):
         load(rows, weights, first, x, w, peak)
-        normalise(x, peak, unit, 16)
-        _solve(x, w, unit, False, effort, level, choice, halves)
+        normalise(x, peak, unit, 256 // len(x))
+        _solve(x, w, unit, effort, level, choice, halves)
         for lane in range(0, min(LANES, total - first), 16):
             row = (first + lane) // per_row
             at = (first + lane - row * per_row) // 16 * 56

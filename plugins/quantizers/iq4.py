@@ -112,7 +112,7 @@ def _starts(count: int, widest: float) -> Float32:
     """
     low = -np.geomspace(105, 105 * widest, count)
     high = np.geomspace(95, 95 * widest, count)
-    return np.concatenate([low, high]).astype(np.float32)
+    return np.concatenate([low, high]).round(3).astype(np.float32)
 
 
 _SEARCHES: dict[Effort, tuple[Float32, int]] = {

@@ -3,7 +3,7 @@
 import numpy as np
 
 from conform.core.quantizer import Float32, Packed
-from conform.plugins.quantizers.compiled import half_bits, half_value, inlined, kernel
+from conform.plugins.quantizers.compiled import half_bits, half_value, kernel, scalar
 from conform.plugins.quantizers.lanes import HUGE, LANES, load, normalise
 
 __all__ = ["iq4_nl", "iq4_xs"]
@@ -11,6 +11,7 @@ __all__ = ["iq4_nl", "iq4_xs"]
 SIZE = 32  # values in a block
 ZERO, ONE = np.float32(0), np.float32(1)
 INFINITE_HALF = np.int64(0x7C00)
+INFINITY = np.float32(np.inf)
 NO_HALF = np.int64(0)
 SUPER_STEPS = 5
 
@@ -21,7 +22,7 @@ T1, T2, T3, T4, T5, T6, T7, T8 = (np.float32(v) for v in (-115.5, -93.5, -74, -5
 T9, T10, T11, T12, T13, T14, T15 = (np.float32(v) for v in (7, 19, 31.5, 45.5, 61, 79, 101))
 
 
-@inlined
+@scalar
 def _level(v: np.float32) -> np.float32:
     """The codebook level nearest to v: a chain of selects, which vectorises where a search does not."""
     q = L1 if v > T1 else L0
@@ -41,7 +42,7 @@ def _level(v: np.float32) -> np.float32:
     return L15 if v > T15 else q
 
 
-@inlined
+@scalar
 def _code(v: np.float32) -> np.int32:
     """The index of _level(v) in the codebook."""
     low = np.int32(v > T1) + np.int32(v > T2) + np.int32(v > T3) + np.int32(v > T4)
@@ -71,7 +72,8 @@ def _search(
     inverse = np.empty(LANES, np.float32)
     a = np.empty(LANES, np.float32)
     b = np.empty(LANES, np.float32)
-    best = np.full(LANES, -ONE, np.float32)
+    best = np.empty(LANES, np.float32)
+    best[:] = -ONE
     for step in range(len(starts) + refits):
         for lane in range(LANES):
             if step < len(starts):
@@ -109,7 +111,7 @@ def iq4_nl(rows: Float32, weights: Float32, out: Packed, starts: Float32, refits
     total = len(rows) * per_row
     for first in range(0, total, LANES):
         load(rows, weights, first, x, w, peak)
-        normalise(x, peak, unit, 1)
+        normalise(x, peak, unit, np.int64(1))
         _search(x, w, peak, starts, refits, scale, curvature)
         for lane in range(min(LANES, total - first)):
             row = (first + lane) // per_row
@@ -150,7 +152,7 @@ def _super_scale(scale: Float32, curvature: Float32, unit: np.float32, first: in
     return chosen
 
 
-@inlined
+@scalar
 def _block_scale(ratio: np.float32) -> np.float32:
     return np.float32(min(max(np.rint(ratio), np.float32(-32)), np.float32(31)))
 
@@ -162,7 +164,8 @@ def _choose_scales(x: Float32, w: Float32, scale: Float32, d: Float32, level: Fl
     a = np.empty(LANES, np.float32)
     b = np.empty(LANES, np.float32)
     trial = np.empty(LANES, np.float32)
-    best = np.full(LANES, np.inf, np.float32)
+    best = np.empty(LANES, np.float32)
+    best[:] = INFINITY
     for step in range(2):
         for lane in range(LANES):
             ratio = scale[lane] / d[lane] if d[lane] != ZERO else ZERO
@@ -194,12 +197,13 @@ def iq4_xs(rows: Float32, weights: Float32, out: Packed, starts: Float32, refits
     total = len(rows) * per_row
     for first in range(0, total, LANES):
         load(rows, weights, first, x, w, peak)
-        normalise(x, peak, unit, 8)
+        normalise(x, peak, unit, np.int64(8))
         _search(x, w, peak, starts, refits, scale, curvature)
         for lane in range(0, LANES, 8):
             usable = ZERO < unit[lane] < HUGE
             halves[lane] = _super_scale(scale, curvature, unit[lane], lane) if usable else 0
-            d[lane : lane + 8] = half_value(halves[lane]) / unit[lane] if usable else ZERO
+            for block in range(lane, lane + 8):
+                d[block] = half_value(halves[lane]) / unit[lane] if usable else ZERO
         _choose_scales(x, w, scale, d, level)
         for lane in range(0, min(LANES, total - first), 8):
             row = (first + lane) // per_row

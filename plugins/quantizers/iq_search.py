@@ -8,6 +8,9 @@ A sweep finds, for a given scale of each sub-block, the best point of each group
 values. The first sweeps start from scales that the magnitudes suggest, and find by least squares what scale each
 sub-block wants; then d is chosen, and further sweeps try the 4-bit scales next to what each sub-block wants.
 
+Neighbours come in batches of sixteen, which are scored side by side, and the best is the largest of sixteen integers
+that hold a score in their high bits and the neighbour in the low four.
+
 Vectors run over candidates or groups, never over the terms of a sum, so that the bytes are the same on every machine.
 Arrays are passed one by one, because a tuple of arrays costs a reference count at each use; rows of the scratch arrays
 have names instead.
@@ -41,8 +44,11 @@ SIZE, TARGET, WEIGHT = 0, 1, 2
 SCALE, FLIP = 0, 1
 # found (4, groups) int32: the code of the rounded values, the point found, and its coordinates as bytes.
 CODE, POINT, LOW, HIGH = 0, 1, 2, 3
+# sums (2, groups) float32: A and B of each group's point.
 # subs (8, sub-blocks) float32: of the last sweep; mean and greatest magnitude; the best so far, and the scale it wants.
 A, B, MEAN, MOST, BEST, BEST_A, BEST_B, WANTED = 0, 1, 2, 3, 4, 5, 6, 7
+# keys (2, groups) int32: of the best neighbour, and of the best with a flipped sign (iq3).
+# level (2, sub-blocks) int32: the 4-bit scale of the last sweep, and the best. best (2, groups): its point and flip.
 
 
 class Kind(NamedTuple):
@@ -61,6 +67,8 @@ class Plan(NamedTuple):
     refits: int  # sweeps from each start
     tries: int  # 4-bit scales tried for each sub-block
     rounds: int  # values of d tried
+    first: int  # batches of neighbours that the first sweeps look at
+    last: int  # and the further sweeps
 
 
 def _inside(function: _Function) -> _Function:
@@ -120,9 +128,17 @@ def _best8(values: Int8, code: np.int32, b: int, s: np.float32, flip: np.float32
 
 @kernel
 def _sweep8(
-    values: Int8, index: UInt16, grid: Int32, block: Float32, given: Float32, found: Int32, sums: Float32, keys: Int32
+    values: Int8,
+    index: UInt16,
+    grid: Int32,
+    batches: int,
+    block: Float32,
+    given: Float32,
+    found: Int32,
+    sums: Float32,
+    keys: Int32,
 ) -> None:
-    """The best point of each group of eight for the given scales; its share of A and B in sums (2, groups)."""
+    """The best point of each group of eight for given scales and flips, and its A and B."""
     for g in range(32):
         t1, t2 = F32(16.5) * given[SCALE, g], F32(34.0) * given[SCALE, g]
         code, three = I32(0), I32(1)
@@ -132,7 +148,7 @@ def _sweep8(
             three = I32(three * I32(3))
         found[CODE, g] = code
         keys[0, g] = WORST
-    for b in range(values.shape[1]):
+    for b in range(batches):
         for g in range(32):
             key = _best8(values, found[CODE, g], b, given[SCALE, g], given[FLIP, g], block, g)
             if key > keys[0, g]:
@@ -174,9 +190,9 @@ def _best4(values: Int8, code: np.int32, b: int, s: np.float32, flip: np.float32
 
 
 @kernel
-def _flip4(values: Int8, odd: Float32, block: Float32, given: Float32, found: Int32, keys: Int32) -> None:
+def _flip4(values: Int8, batches: int, odd: Float32, block: Float32, given: Float32, found: Int32, keys: Int32) -> None:
     """Where the signs of eight values are odd, let the better one of their two groups flip its cheapest sign."""
-    for b in range(values.shape[1]):
+    for b in range(batches):
         for g in range(64):
             key = _best4(values, found[CODE, g], b, given[SCALE, g], F32(2), block, g)
             if key > keys[1, g]:
@@ -197,6 +213,7 @@ def _sweep4(
     values: Int8,
     index: UInt16,
     grid: Int32,
+    batches: int,
     kind: Kind,
     odd: Float32,
     block: Float32,
@@ -217,14 +234,14 @@ def _sweep4(
             code = I32(code | I32(level << I32(3 * j)))
         found[CODE, g] = code
         keys[0, g], keys[1, g] = WORST, WORST
-    for b in range(values.shape[1]):
+    for b in range(batches):
         for g in range(64):
             key = _best4(values, found[CODE, g], b, given[SCALE, g], F32(0), block, g)
             if key > keys[0, g]:
                 keys[0, g] = key
                 found[POINT, g] = b * LANES + (LANES - 1) - (key & (LANES - 1))
     if kind.parity:
-        _flip4(values, odd, block, given, found, keys)
+        _flip4(values, batches, odd, block, given, found, keys)
     for g in range(64):
         p = index[found[CODE, g], found[POINT, g]]
         found[POINT, g] = p
@@ -246,6 +263,7 @@ def _sweep(
     values: Int8,
     index: UInt16,
     grid: Int32,
+    batches: int,
     kind: Kind,
     odd: Float32,
     block: Float32,
@@ -255,9 +273,9 @@ def _sweep(
     keys: Int32,
 ) -> None:
     if block.shape[1] == 8:
-        _sweep8(values, index, grid, block, given, found, sums, keys)
+        _sweep8(values, index, grid, batches, block, given, found, sums, keys)
     else:
-        _sweep4(values, index, grid, kind, odd, block, given, found, sums, keys)
+        _sweep4(values, index, grid, batches, kind, odd, block, given, found, sums, keys)
 
 
 @kernel
@@ -452,11 +470,8 @@ def search(
     dim, groups, per, blocks = weights.shape[1], weights.shape[2], kind.per, rows.shape[1] // 256
     subs, level = np.empty((8, groups // per), np.float32), np.empty((2, groups // per), np.int32)
     block, given = np.empty((3, dim, groups), np.float32), np.empty((2, groups), np.float32)
-    found, keys, best = (
-        np.empty((4, groups), np.int32),
-        np.empty((2, groups), np.int32),
-        np.empty((2, groups), np.int32),
-    )
+    found, keys = np.empty((4, groups), np.int32), np.empty((2, groups), np.int32)
+    best = np.empty((2, groups), np.int32)
     sums, trial = np.empty((2, groups), np.float32), np.empty((3, TRIALS), np.float32)
     negative, odd = np.empty(32, np.int32), np.empty(32, np.float32)
     first = len(starts) * plan.refits
@@ -481,7 +496,8 @@ def search(
                         break
                     d = half_value(bits) / F32(kind.unit)
                 _approach(d, nth, per, given, subs, level)
-            _sweep(values, index, grid, kind, odd, block, given, found, sums, keys)
+            batches = plan.first if step < first else plan.last
+            _sweep(values, index, grid, batches, kind, odd, block, given, found, sums, keys)
             if step < first:
                 _learn(per, sums, subs)
                 continue

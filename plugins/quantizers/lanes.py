@@ -40,7 +40,7 @@ def load(rows: Float32, weights: Float32, first: int, x: Float32, w: Float32, pe
 
 
 @kernel
-def normalise(x: Float32, peak: Float32, unit: Float32, group: int) -> None:
+def normalise(x: Float32, peak: Float32, unit: Float32, group: int | np.int64) -> None:
     """Scale each group of lanes, exactly, by a power of two so that its largest value is between 1 and 2.
 
     unit (LANES,) becomes what undoes it; 0 for a group too small, HUGE for one too large for any float16 scale: the

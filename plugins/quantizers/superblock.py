@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from conform.core.quantizer import Effort, Float32, Packed
 from conform.plugins.quantizers.blocks import checked_rows, column_weights, run_rows
-from conform.plugins.quantizers.grids import GRIDS, UInt16, grid, neighbours
+from conform.plugins.quantizers.grids import GRIDS, LANES, UInt16, grid, neighbours
 from conform.plugins.quantizers.importance import refuse_infinite, relative_weights
+from conform.plugins.quantizers.iq_plan import search_plan
 
 __all__ = [
     "BLOCK",
@@ -144,47 +145,21 @@ def _zeros(form: Format, blocks: int) -> Fields:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Effort:
-    starts: tuple[tuple[float, float], ...]
-    candidates: int
-    refits: int
-    tries: int
-    rounds: int
-
-
-_EFFORTS: dict[tuple[int, Effort], _Effort] = {
-    (8, "fast"): _Effort(((0.36, 0), (0.48, 0), (0, 1 / 5.4)), 16, 1, 1, 1),
-    (8, "default"): _Effort(((0.36, 0), (0.48, 0), (0, 1 / 5.4)), 16, 1, 3, 1),
-    (8, "best"): _Effort(((0.36, 0), (0.48, 0), (0, 1 / 5.4)), 64, 2, 3, 3),
-    (4, "fast"): _Effort(((0.17, 0), (0, 1 / 15.5), (0, 1 / 12)), 16, 1, 1, 1),
-    (4, "default"): _Effort(((0.17, 0), (0, 1 / 15.5), (0, 1 / 12)), 16, 1, 3, 1),
-    (4, "best"): _Effort(((0.17, 0), (0, 1 / 15.5), (0, 1 / 12)), 64, 2, 3, 3),
-}
-
-
 def _search(form: Format, effort: Effort, rows: Float32, weights: Float32) -> Fields:
     from conform.plugins.quantizers import iq_search
 
-    shape, points = GRIDS[form.grid], grid(form.grid)
-    plan = _EFFORTS[shape.dim, effort]
-    near = neighbours(form.grid, plan.candidates)
+    shape, plan = GRIDS[form.grid], search_plan(form.grid, effort)
+    near = neighbours(form.grid, max(plan.first, plan.last))
     found = _zeros(form, rows.size // BLOCK)
     iq_search.search(
         rows,
         np.ascontiguousarray(weights.reshape(-1, BLOCK // shape.dim, shape.dim).swapaxes(1, 2)),
         near.values,
         near.index,
-        points.view("<i4"),
-        iq_search.Kind(
-            form.per_scale // shape.dim,
-            int(form.even),
-            shape.levels[1] - shape.levels[0],
-            (shape.levels[-1] + shape.levels[-2]) / 2,
-            shape.unit,
-        ),
+        grid(form.grid).view("<i4"),
+        iq_search.Kind(form.per_scale // shape.dim, int(form.even), float(shape.step), shape.last, float(shape.unit)),
         np.array(plan.starts, np.float32) / np.float32(shape.unit),
-        iq_search.Plan(plan.refits, plan.tries, plan.rounds),
+        iq_search.Plan(plan.refits, plan.tries, plan.rounds, plan.first // LANES, plan.last // LANES),
         found.d,
         found.scale,
         found.point,

@@ -9,13 +9,20 @@ import numpy as np
 
 from conform.core.errors import PluginError
 from conform.core.quantizer import Quantizer
-from conform.plugins.testing import accuracy, edges, independent, purity, sizes
+from conform.plugins.testing import accuracy, edges, independent, process, purity, sizes
 from conform.plugins.testing.check import Check, CheckResult, run_check
 from conform.plugins.testing.subject import Subject
 
 __all__ = ["CHECKS", "Certificate", "certify"]
 
-CHECKS: tuple[Check, ...] = (*sizes.CHECKS, *purity.CHECKS, *accuracy.CHECKS, *edges.CHECKS, *independent.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *sizes.CHECKS,
+    *purity.CHECKS,
+    *process.CHECKS,
+    *accuracy.CHECKS,
+    *edges.CHECKS,
+    *independent.CHECKS,
+)
 """Every check, in the order in which they run."""
 
 

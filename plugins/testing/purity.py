@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from conform.core.quantizer import Float32
 from conform.plugins.testing.check import Check, NotApplicable, require
 from conform.plugins.testing.subject import Subject
 
@@ -23,21 +24,26 @@ _IO_EVENTS = ("open", "os.", "shutil.", "socket.", "subprocess.", "urllib.")
 
 
 def _input(subject: Subject) -> str:
-    values, importance = subject.gaussian(), np.ones(subject.cols, np.float32)
+    # In the smallest tensor a view is contiguous that elsewhere is not, and what should be a copy may be none.
+    for shape in (subject.shape, (subject.rows_together, subject.block)):
+        _untouched(subject, subject.gaussian(shape=shape), np.ones(shape[1], np.float32))
+    return "values, importance and packed bytes untouched, read-only arrays accepted"
+
+
+def _untouched(subject: Subject, values: Float32, importance: Float32) -> None:
     kept, kept_importance = values.copy(), importance.copy()
     packed = subject.pack(values, importance)
     require(values.tobytes() == kept.tobytes(), "quantize() changed the values")
     require(importance.tobytes() == kept_importance.tobytes(), "quantize() changed the importance")
     require(not np.shares_memory(packed, values), "the packed bytes are a view of the input")
     kept_packed = packed.copy()
-    decoded = subject.decode(packed)
+    decoded = subject.decode(packed, values.shape)
     require(packed.tobytes() == kept_packed.tobytes(), "dequantize() changed the packed bytes")
     require(not np.shares_memory(decoded, packed), "the decoded values are a view of the packed bytes")
     for array in (values, importance, kept_packed):
         array.flags.writeable = False
     require(np.array_equal(subject.pack(values, importance), kept_packed), "a read-only array gives other bytes")
-    subject.decode(kept_packed)
-    return "values, importance and packed bytes untouched, read-only arrays accepted"
+    subject.decode(kept_packed, values.shape)
 
 
 def _state(subject: Subject) -> str:

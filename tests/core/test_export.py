@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from conform.core.export import run_export
 from conform.core.gguf_read import read_gguf
 from conform.core.gguf_write import PartialFile
 from conform.core.plan import plan_export
+from conform.core.policy import TypeOverride
 from conform.core.ternary import effective
 from conform.core.transform import permute_qk
 from conform.core.verify import verify
@@ -55,6 +57,37 @@ def test_every_export_conforms(export, checkpoint, micro, registry, quant):
     report = export(checkpoint, micro, quant)
     assert verify(report.path, None, registry) == []
     assert verify(report.path, micro, registry) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tied_embeddings": False},
+        {"rope_dim": 16},
+        {"architecture": "bitnet-b1.58", "linear": "ternary", "sub_norms": True},
+        {"sub_norms": True},
+        {"layers": 1, "heads": 6, "kv_heads": 3, "head_dim": 64, "ffn": 384},
+    ],
+    ids="+".join,
+)
+def test_every_kind_of_model_conforms(export, make_checkpoint, micro, registry, tmp_path, changes):
+    contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, **changes))
+    folder = make_checkpoint(tmp_path / "variant", contract)
+    report = export(folder, contract, "i2_s")
+    assert verify(report.path, None, registry) == []
+    names = set(read_gguf(report.path).tensors)
+    assert ("output.weight" in names) is not contract.model.tied_embeddings
+    assert ("blk.0.ffn_sub_norm.weight" in names) is contract.model.sub_norms
+
+
+def test_only_the_rotary_part_of_a_head_is_permuted(export, make_checkpoint, micro, tmp_path):
+    contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, rope_dim=16))
+    folder = make_checkpoint(tmp_path / "partial", contract)
+    file = read_gguf(export(folder, contract, "f32").path)
+    source = open_checkpoint(folder).read("model.layers.0.self_attn.k_proj.weight")
+    written = file.packed("blk.0.attn_k.weight").view("<f4").reshape(64, 256)
+    assert np.array_equal(written, permute_qk(source, 2, 16))
+    assert np.array_equal(written[16:32], source[16:32])
 
 
 def test_rotary_rows_are_permuted_and_all_others_are_not(export, checkpoint, micro):
@@ -153,16 +186,82 @@ def test_a_broken_quantizer_is_named_and_nothing_stays_behind(plan, checkpoint, 
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_an_interrupt_leaves_the_older_file_alone(plan, checkpoint, micro, tmp_path):
-    def interrupt(values, importance=None):
-        raise KeyboardInterrupt
+def counting(plan, stop_after=None):
+    """The plan with a q8_0 that counts its calls, and raises KeyboardInterrupt after some of them."""
+    calls, lock = [], threading.Lock()
+    original = next(tensor.quantizer for tensor in plan.tensors if tensor.quantizer.name == "q8_0")
 
-    made = break_quantizer(plan(checkpoint, micro, "q8_0"), quantize=interrupt)
-    made.target.write_bytes(b"GGUF old")
+    def quantize(values, importance=None):
+        with lock:
+            if stop_after is not None and len(calls) >= stop_after:
+                raise KeyboardInterrupt
+            calls.append(values.shape)
+        return original.quantize(values, importance)
+
+    changed = break_quantizer(plan, quantize=quantize)
+    for tensor in changed.tensors:
+        if tensor.quantizer.name == "q8_0":
+            type(tensor.quantizer).__repr__ = lambda self: "q8_0"
+    return changed, calls
+
+
+def interrupted(plan, after):
+    changed, calls = counting(plan, after)
     with pytest.raises(KeyboardInterrupt):
-        run_export(made)
+        run_export(changed)
+    assert len(calls) == after
+    return plan
+
+
+def test_an_interrupt_leaves_the_older_file_alone(plan, checkpoint, micro):
+    made = plan(checkpoint, micro, "q8_0")
+    made.target.write_bytes(b"GGUF old")
+    interrupted(made, 3)
     assert made.target.read_bytes() == b"GGUF old"
-    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_an_interrupted_export_is_taken_up_where_it_was(plan, export, checkpoint, micro, tmp_path):
+    expected = export(checkpoint, micro, "q8_0", name="expected.gguf")
+    made = plan(checkpoint, micro, "q8_0")
+    interrupted(made, 5)
+    again, calls = counting(made)
+    report = run_export(again)
+    assert len(calls) == 14 - 5
+    assert report.sha256 == expected.sha256
+    assert [tensor.cost for tensor in report.tensors] == [tensor.cost for tensor in expected.tensors]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_tensor_that_changed_meanwhile_is_done_again(plan, export, checkpoint, micro):
+    expected = export(checkpoint, micro, "q8_0", name="expected.gguf")
+    made = interrupted(plan(checkpoint, micro, "q8_0"), 5)
+    with made.target.with_name(".q8_0.gguf.partial").open("r+b") as file:
+        file.seek(len(made.header()) + made.tensors[2].offset)
+        file.write(b"rotten")
+    again, calls = counting(made)
+    assert run_export(again).sha256 == expected.sha256
+    assert len(calls) == 14 - 4
+
+
+def test_another_plan_takes_nothing_up(plan, export, checkpoint, micro):
+    overrides = [TypeOverride("token_embd", "bf16")]
+    expected = export(checkpoint, micro, "q8_0", name="expected.gguf", overrides=overrides)
+    interrupted(plan(checkpoint, micro, "q8_0"), 5)
+    again, calls = counting(plan(checkpoint, micro, "q8_0", overrides=overrides))
+    assert run_export(again).sha256 == expected.sha256
+    assert len(calls) == 14
+
+
+@pytest.mark.parametrize("journal", [b"", b"\xff\xfe", b"0" * 64 + b"\nnonsense\n[1, 2]\n"])
+def test_a_journal_that_is_damaged_is_no_obstacle(plan, checkpoint, micro, journal, registry):
+    made = interrupted(plan(checkpoint, micro, "q8_0"), 5)
+    path = made.target.with_name(".q8_0.gguf.journal")
+    if journal:
+        path.write_bytes(path.read_bytes().split(b"\n")[0] + journal[64:] if b"nonsense" in journal else journal)
+    else:
+        path.unlink()
+    again, _ = counting(made)
+    assert verify(run_export(again).path, None, registry) == []
 
 
 def test_bytes_that_change_on_the_disk_are_noticed(plan, checkpoint, micro, monkeypatch):

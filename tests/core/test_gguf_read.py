@@ -1,3 +1,4 @@
+import os
 import struct
 import tracemalloc
 
@@ -153,6 +154,9 @@ def test_a_path_that_is_no_file_is_a_clear_error(tmp_path):
         read_gguf(tmp_path)
     with pytest.raises(GGUFError, match="cannot be read"):
         read_gguf(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")  # to open one would wait for ever
+    with pytest.raises(GGUFError, match="not a regular file"):
+        read_gguf(tmp_path / "pipe")
 
 
 @given(content=st.binary(max_size=300))

@@ -90,3 +90,10 @@ def test_damaged_files_raise_nothing_but_checkpoint_errors(tmp_path_factory, cha
     except CheckpointError:
         return
     assert all(tensor.offset + tensor.nbytes <= len(content) for tensor in tensors.values())
+
+
+def test_many_names_take_no_longer_than_few(write):
+    header = b"{" + b",".join(b'"n%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n for n in range(50_000))
+    with pytest.raises(CheckpointError, match="'n0' occurs twice"):
+        read_safetensors_header(write(encode(header + b',"n0":0}')))
+    assert len(read_safetensors_header(write(encode(header + b"}")))) == 50_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import conform.plugins
-from conform.plugins import hookspecs
+from conform.plugins import Runtime, hookspecs
 from conform.plugins.host import load_registry
 from conform.plugins.testing import CHECKS, certify
 
@@ -40,6 +40,20 @@ def test_every_hook_is_documented_with_its_exact_signature_and_meaning():
 def test_every_hook_has_a_complete_plugin_as_its_example():
     shown = [re.findall(r"@hookimpl\ndef (\w+)", source) for source in modules().values()]
     assert sorted(hook for hooks in shown for hook in hooks) == sorted(HOOKS)
+
+
+def test_the_example_of_a_runtime_has_every_member_of_the_protocol():
+    example = {}
+    exec(modules()["runtimes"], example)
+    members = {name for name in vars(Runtime) if not name.startswith("_")}
+    given = set(vars(example["MyRuntime"])) | {"identity"}  # identity is set on the instance
+    assert members <= given
+    for name in members - {"identity", "generator"}:
+        assert inspect.signature(example["MyRuntime"].__dict__[name]).parameters.keys() == parameters_of(name)
+
+
+def parameters_of(name):
+    return inspect.signature(vars(Runtime)[name]).parameters.keys()
 
 
 @pytest.mark.parametrize("name", modules())

@@ -135,6 +135,21 @@ def test_any_shape_gives_full_rows_of_known_ids(built_data, seq_len, global_batc
         assert batch.max() < loader.manifest.vocab
 
 
+def test_the_last_window_ends_with_the_last_token_at_most(load, built_data):
+    tokens = stream(built_data, "held_out")
+    for seq_len in (1, len(tokens) - 1):
+        rows = np.concatenate(list(load(seq_len=seq_len).held_out(10**6)))
+        assert rows[-1, -1] == tokens[-1]
+        assert len(rows) * seq_len == len(tokens) - 1
+
+
+def test_reading_ahead_forgets_what_was_not_asked_for(load):
+    loader = load()
+    for step in (0, 100, 50, 3, 1000):
+        loader.batch(step)
+        assert len(loader._prefetch._ahead) == 4
+
+
 def test_the_loader_names_its_manifest(load, built_data):
     assert load().manifest_digest == manifest_digest(built_data)
     assert load().manifest == read_manifest(built_data)

@@ -110,6 +110,15 @@ def test_no_text_is_refused(tmp_path, text):
         train_tokenizer([str(tmp_path / "a.txt")], 300, tmp_path / "out")
 
 
+def test_bad_documents_are_refused_by_name_or_counted(tmp_path, text_folder):
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    inputs = [str(text_folder), str(tmp_path / "bad.txt")]
+    with pytest.raises(DataError, match=r"bad\.txt: is not UTF-8"):
+        train_tokenizer(inputs, 400, tmp_path / "out")
+    report = train_tokenizer(inputs, 400, tmp_path / "out", skip_bad=True)
+    assert (report.documents, report.skipped) == (len(list(text_folder.iterdir())), 1)
+
+
 def test_an_existing_tokenizer_is_not_overwritten(tokenizer_folder, text_folder):
     with pytest.raises(TokenizerError, match="exists; choose another folder"):
         train_tokenizer([str(text_folder)], 300, tokenizer_folder)

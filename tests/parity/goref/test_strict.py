@@ -89,6 +89,7 @@ SPOILED_KEYS = {
     "a window": ("llama.attention.sliding_window", ("u32", 4), "not supported"),
     "experts": ("llama.expert_count", ("u32", 8), "not supported"),
     "head length": ("llama.attention.key_length", ("u32", 32), "heads of 16"),
+    "block version": ("general.quantization_version", ("u32", 3), "expected 2"),
     "fewer scores": ("tokenizer.ggml.scores", ("f32[]", [0.0]), "1 scores"),
     "fewer tokens": ("tokenizer.ggml.tokens", ("strings", ["<unk>"]), "1 tokens"),
     "scores as counts": ("tokenizer.ggml.scores", ("u32[]", [0] * 300), "expected an array of f32"),

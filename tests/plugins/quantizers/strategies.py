@@ -1,8 +1,15 @@
-"""Values that quantizers meet, for Hypothesis."""
+"""Values that quantizers meet, for Hypothesis: it draws the shape, the seed of the bulk, and what stands out."""
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+
+_seeds = st.integers(0, 2**32 - 1)
+
+
+def examples(count):
+    """So many examples, the same in every run."""
+    return settings(max_examples=count, derandomize=True)
 
 
 def singles(smallest, largest):
@@ -10,16 +17,26 @@ def singles(smallest, largest):
     return st.floats(float(np.float32(smallest)), float(np.float32(largest)), width=32, allow_subnormal=smallest == 0)
 
 
-def matrices(cols, *, rows=4, magnitude=1000.0, smallest=0.0):
+@st.composite
+def matrices(draw, cols, *, rows=4, magnitude=1000.0, smallest=0.0):
     """(1 … rows, k·cols) float32 of magnitude `smallest` to `magnitude`, or zero."""
-    shape = st.tuples(st.integers(1, rows), st.integers(1, 2)).map(lambda s: (s[0], s[1] * cols))
-    positive = singles(smallest, magnitude)
-    elements = st.one_of(st.just(0.0), positive, positive.map(lambda v: -v))
-    return hnp.arrays(np.float32, shape, elements=elements)
+    shape = (draw(st.integers(1, rows)), cols * draw(st.integers(1, 2)))
+    rng = np.random.default_rng(draw(_seeds))
+    lowest = np.log(max(smallest, 1e-30))
+    highest = np.log(draw(singles(max(2 * smallest, 1e-29), magnitude)))
+    values = np.exp(rng.uniform(lowest, highest, shape)) if draw(st.booleans()) else rng.normal(0, 1, shape)
+    values = np.clip(np.abs(values), max(smallest, 1e-30), np.exp(highest)) * rng.choice([-1, 1], shape)
+    values *= rng.random(shape) < draw(st.sampled_from([1.0, 0.5, 0.02]))
+    values = values.astype(np.float32)
+    for place, value in draw(st.lists(st.tuples(st.integers(0, values.size - 1), singles(smallest, magnitude)))):
+        values.ravel()[place] = value * draw(st.sampled_from([-1, 1]))
+    return values
 
 
-def ternary_matrices(cols, scales):
+@st.composite
+def ternary_matrices(draw, cols, scales):
     """(rows, cols) of -c, 0, +c for one c of `scales`."""
-    shape = st.tuples(st.integers(1, 4), st.just(cols))
-    signs = hnp.arrays(np.int8, shape, elements=st.integers(-1, 1))
-    return st.tuples(signs, scales).map(lambda drawn: drawn[0].astype(np.float32) * np.float32(drawn[1]))
+    shape = (draw(st.integers(1, 4)), cols)
+    weights = draw(st.sampled_from([(1, 1, 1), (0, 1, 0), (1, 0, 0), (1, 30, 1)]))
+    signs = np.random.default_rng(draw(_seeds)).choice([-1, 0, 1], shape, p=np.divide(weights, sum(weights)))
+    return signs.astype(np.float32) * np.float32(draw(scales))

@@ -1,12 +1,14 @@
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conform.core.errors import QuantizeError
 from conform.plugins.quantizers.floats import BF16, F16, F32
+
+from .strategies import examples
 
 FLOATS = (F32(), F16(), BF16())
 LARGEST = {"f32": np.finfo(np.float32).max, "f16": np.float32(65504), "bf16": np.float32(3.3895313892515355e38)}
@@ -19,7 +21,7 @@ def values_up_to(largest):
 
 @pytest.mark.parametrize("quantizer", FLOATS, ids=lambda q: q.name)
 @given(data=st.data())
-@settings(max_examples=60, derandomize=True)
+@examples(60)
 def test_bytes_and_values_equal_those_of_gguf(quantizer, data):
     values = data.draw(values_up_to(LARGEST[quantizer.name]))
     kind = gguf.GGMLQuantizationType(quantizer.layout.ggml_type)
@@ -32,7 +34,7 @@ def test_bytes_and_values_equal_those_of_gguf(quantizer, data):
 
 @pytest.mark.parametrize("quantizer", FLOATS, ids=lambda q: q.name)
 @given(data=st.data())
-@settings(max_examples=30, derandomize=True)
+@examples(30)
 def test_what_was_decoded_is_encoded_to_the_same_bytes(quantizer, data):
     values = data.draw(values_up_to(LARGEST[quantizer.name]))
     packed = quantizer.quantize(values)

@@ -1,13 +1,13 @@
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conform.core.errors import QuantizeError
 from conform.plugins.quantizers.tq import TQ1_0, TQ2_0
 
-from .strategies import matrices, ternary_matrices
+from .strategies import examples, matrices, ternary_matrices
 
 BOTH = (TQ1_0(), TQ2_0())
 by_name = pytest.mark.parametrize("quantizer", BOTH, ids=lambda q: q.name)
@@ -20,7 +20,7 @@ def theirs(quantizer):
 
 @by_name
 @given(values=matrices(256, rows=2, smallest=1e-30, magnitude=65000))
-@settings(max_examples=40, derandomize=True)
+@examples(40)
 def test_bytes_and_values_equal_those_of_gguf(quantizer, values):
     packed = quantizer.quantize(values)
     expected = gguf.quants.quantize(values, theirs(quantizer))
@@ -39,7 +39,7 @@ def test_any_bytes_decode_as_gguf_decodes_them(quantizer):
 
 @by_name
 @given(values=ternary_matrices(256, halves))
-@settings(max_examples=40, derandomize=True)
+@examples(40)
 def test_ternary_tensors_are_packed_without_loss(quantizer, values):
     assert np.array_equal(quantizer.dequantize(quantizer.quantize(values), values.shape), values)
 

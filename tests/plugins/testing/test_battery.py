@@ -3,11 +3,14 @@ import pytest
 
 from conform.plugins.host import load_registry
 from conform.plugins.quantizers.q8_0 import Q8_0
-from conform.plugins.testing import CHECKS, Certificate, certify
+from conform.plugins.testing import CHECKS, Certificate, certify, process
 from conform.plugins.testing.accuracy import error_ceiling, error_floor
 
 from .broken import BROKEN
 from .sound import Sound
+
+# Another process for each of them would take longer than all other checks together.
+WITHIN_ONE_PROCESS = tuple(check for check in CHECKS if check not in process.CHECKS)
 
 
 def test_the_sound_quantizer_is_certified():
@@ -17,16 +20,41 @@ def test_the_sound_quantizer_is_certified():
 
 @pytest.mark.parametrize(("broken", "expected"), BROKEN.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_a_broken_quantizer_fails_for_its_own_reason_and_no_other(broken, expected):
-    certificate = certify(broken())
+    certificate = certify(broken(), WITHIN_ONE_PROCESS)
     assert not certificate
     assert {failure.check for failure in certificate.failures} == expected, certificate
 
 
 def test_every_check_has_a_quantizer_that_fails_it():
-    assert set().union(*BROKEN.values()) == {check.id for check in CHECKS}
+    assert set().union(*BROKEN.values(), {"fresh-process"}) == {check.id for check in CHECKS}
 
 
-@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "i2_s", "i2_s_arm", "i2_s_rows", "tq1_0", "tq2_0"])
+def test_a_quantizer_that_depends_on_string_hashes_fails_in_another_process(site_packages, plain_source, monkeypatch):
+    unstable = plain_source.replace("values.reshape(-1)", "(values.reshape(-1) * np.float32(hash('scale')))")
+    site_packages.install("unstable", unstable)
+    monkeypatch.syspath_prepend(str(site_packages.folder))
+    (check,) = process.CHECKS
+    stable = certify(Q8_0(), (check,))
+    assert stable, stable
+    certificate = certify(load_registry().quantizer("plain"), (check,))
+    assert "another process gives other bytes or values" in str(certificate)
+
+
+def test_a_quantizer_that_no_other_process_can_import_is_not_judged_by_it():
+    class Local(Sound):
+        pass
+
+    (result,) = certify(Local(), process.CHECKS).results
+    assert result.outcome == "not applicable"
+
+
+def shipped():
+    """What is built in; the IQ types take seconds each, since their kernels are compiled first."""
+    for name in load_registry().quantizers:
+        yield pytest.param(name, marks=[pytest.mark.slow] if name.startswith("iq") else [])
+
+
+@pytest.mark.parametrize("name", list(shipped()))
 def test_what_ships_is_certified(name):
     certificate = certify(load_registry().quantizer(name))
     assert certificate, certificate

@@ -69,6 +69,12 @@ def conform():
 
 
 @pytest.fixture(scope="session")
+def environment():
+    """Environment variables for a process of its own."""
+    return quiet()
+
+
+@pytest.fixture(scope="session")
 def torchrun():
     """The command line that runs `conform …` in several processes of this machine."""
 

@@ -14,6 +14,12 @@ const (
 	archBitNet = "bitnet-b1.58"
 )
 
+// The version of ggml's block layouts that goref decodes.
+const (
+	versionKey   = "general.quantization_version"
+	blockVersion = 2
+)
+
 // The int32 sums of int8 products stay exact below this.
 const maxColumns = 1 << 24
 
@@ -104,6 +110,9 @@ func checkKeys(arch string, metadata gguf.Metadata) error {
 		if ours && !knownKeys[name] {
 			return fmt.Errorf("key %s is not supported: goref does not know what it changes", key)
 		}
+	}
+	if version, said := metadata[versionKey]; said && version != uint32(blockVersion) {
+		return fmt.Errorf("key %s = %v, expected %d: blocks of another version have another layout", versionKey, version, blockVersion)
 	}
 	if key := arch + ".rope.scaling.type"; metadata.Has(key) {
 		if kind, err := metadata.Text(key); err != nil || (kind != "" && kind != "none") {

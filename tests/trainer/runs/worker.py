@@ -1,0 +1,51 @@
+"""One process of some runs: started by torchrun or alone, with a plan as JSON; kills itself where the plan says so.
+
+plan: {"runs": [{"out", "contract", "data", "values", "kill": {step: [ranks]}}, …]}; a run that exists is resumed.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from conform.trainer.distributed import exit_worker, join, leave
+from conform.trainer.folder import RunFolder
+from conform.trainer.launch import Request, launch, settings
+from conform.trainer.live import SilentView
+from conform.trainer.run import _Run
+
+
+def main() -> None:
+    runs = json.loads(Path(sys.argv[1]).read_text())["runs"]
+    requests = [request(run) for run in runs]
+    world = join(settings(requests[0]))
+    for run, asked in zip(runs, requests, strict=True):
+        die_at({int(step): ranks for step, ranks in run.get("kill", {}).items()}, asked.out)
+        launch(asked, world, SilentView())
+    leave(world)
+    exit_worker(0)
+
+
+def request(run: dict) -> Request:
+    out = Path(run["out"])
+    if RunFolder(out).exists():
+        return Request(out, True, None, None, None, {})
+    return Request(out, False, run["contract"], Path(run["data"]), None, run["values"])
+
+
+def die_at(kills: dict[int, list[int]], out: Path) -> None:
+    def record(self, *measured):
+        honest(self, *measured)
+        died = out.with_name(f"{out.name}-died-{self.step}-{self.world.rank}")
+        if self.world.rank in kills.get(self.step, []) and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _Run._record = record
+
+
+honest = _Run._record
+
+if __name__ == "__main__":
+    main()
