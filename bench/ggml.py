@@ -147,10 +147,15 @@ class Ggml:
         packed = np.ascontiguousarray(packed)
         return bool(self._lib.ggml_validate_row_data(ggml_type, packed.ctypes.data, packed.nbytes))
 
-    def _traits(self, ggml_type: int) -> _Traits:
+    def knows(self, ggml_type: int) -> bool:
+        """Whether that type can be quantized and decoded here."""
         if not 0 <= ggml_type <= _LAST_TYPE:
-            raise QuantizeError(f"ggml {self.version} has no type {ggml_type}")
+            return False
+        traits = self._lib.ggml_get_type_traits(ggml_type).contents
+        return bool(traits.blck_size) and bool(traits.to_float)
+
+    def _traits(self, ggml_type: int) -> _Traits:
+        if not self.knows(ggml_type):
+            raise QuantizeError(f"ggml {self.version} neither writes nor reads type {ggml_type}")
         traits: _Traits = self._lib.ggml_get_type_traits(ggml_type).contents
-        if not traits.blck_size or not traits.to_float:
-            raise QuantizeError(f"ggml {self.version} has no decoder for type {ggml_type}")
         return traits

@@ -12,6 +12,7 @@ sqrt(sum w (x - y)^2 / sum w x^2), with w = 1 or the importance of the column.
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,6 @@ __all__ = ["main"]
 
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "best")
 COLS = 2048
-_OWN_TYPES = 36  # from this id on ggml's numbers mean something else, or nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,9 @@ class Contestant:
     unpack: Callable[[Packed], Float32]
 
 
-def _contestants(quantizer: Quantizer, peer: Ggml | None, cols: int) -> Iterator[Contestant]:
+def _contestants(quantizer: Quantizer, peer: Ggml | None, shape: tuple[int, ...]) -> Iterator[Contestant]:
     kind = quantizer.layout.ggml_type
-    if peer is not None and kind < _OWN_TYPES and not quantizer.layout.variant:
+    if peer is not None and peer.knows(kind) and not quantizer.layout.variant:
         peer.prepare(kind)
 
         def theirs(values: Float32, importance: Float32 | None) -> Packed:
@@ -128,12 +128,10 @@ def _contestants(quantizer: Quantizer, peer: Ggml | None, cols: int) -> Iterator
                 importance = np.ones(values.shape[1], np.float32)
             return peer.quantize(kind, values, importance)
 
-        yield Contestant("ggml", "", theirs, lambda packed: peer.dequantize(kind, packed, cols))
+        yield Contestant("ggml", "", theirs, lambda packed: peer.dequantize(kind, packed, shape[1]))
     for effort in EFFORTS if isinstance(quantizer, Tunable) else ("",):
         ours = quantizer.with_effort(effort) if isinstance(quantizer, Tunable) else quantizer
-        yield Contestant(
-            "conform", effort, ours.quantize, lambda packed: quantizer.dequantize(packed.ravel(), (len(packed), cols))
-        )
+        yield Contestant("conform", effort, ours.quantize, lambda packed: quantizer.dequantize(packed, shape))
 
 
 def _best_of_ggml(values: Float32, contestant: Contestant, packed: Packed) -> Float32:
@@ -147,13 +145,12 @@ def measure(
     quantizer: Quantizer, peer: Ggml | None, name: str, values: Float32, weights: Float32 | None, repeats: int
 ) -> list[Result]:
     """One type on one kind of data, by every tool and effort."""
-    contestants = list(_contestants(quantizer, peer, values.shape[1]))
-    size = len(values)
+    contestants = list(_contestants(quantizer, peer, values.shape))
     judge = skewed_importance()
     seconds: dict[int, list[float]] = {i: [] for i in range(len(contestants))}
     decoded: dict[int, Float32] = {}
     for i, contestant in enumerate(contestants):
-        packed = contestant.pack(values, weights).reshape(size, -1)  # also compiles, and warms caches
+        packed = contestant.pack(values, weights)  # also compiles, and warms caches
         decoded[i] = contestant.unpack(packed)
         if contestant.tool == "ggml" and weights is None:
             decoded[i] = _best_of_ggml(values, contestant, packed)
@@ -200,7 +197,7 @@ def measure_wall(quantizer: Quantizer, peer: Ggml | None, values: Float32, repea
     room = np.empty_like(values)
     copy = values.size / min(_cpu_seconds(lambda: np.copyto(room, values)) for _ in range(9)) / 1e6
     found = []
-    for contestant in _contestants(quantizer, peer, values.shape[1]):
+    for contestant in _contestants(quantizer, peer, values.shape):
         if contestant.effort in {"", "default"}:
             speeds = [
                 _wall(lambda rows, c=contestant: c.pack(rows, weights), values, threads, repeats)  # type: ignore[misc]
@@ -375,4 +372,7 @@ def _report(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConformError as error:
+        sys.exit(f"quantizers: {error}")
