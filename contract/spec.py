@@ -26,6 +26,8 @@ StorageClass = Literal["norm", "embedding", "output", "linear"]
 
 # Larger dimensions than these belong to no model and would only serve to exhaust memory.
 _LARGEST = 2**31 - 1
+# The inventory has about ten entries for each layer: a hostile file must not make it fill the memory.
+_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ def _model_problems(model: ModelSpec) -> list[str]:
         for name, kind in (("architecture", Architecture), ("linear", LinearKind), ("dtype", TrainingDtype))
         if (value := getattr(model, name)) not in get_args(kind)
     ]
+    if not problems and model.layers > _MOST_LAYERS:
+        problems.append(f"layers = {model.layers}: expected at most {_MOST_LAYERS}")
     return problems or _contradictions(model)
 
 

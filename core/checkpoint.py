@@ -30,6 +30,7 @@ class Checkpoint:
         self.folder = folder
         self.sidecar = sidecar
         self._stored = stored
+        self._finite: set[str] = set()
 
     @property
     def tensors(self) -> Mapping[str, TensorSeen]:
@@ -93,7 +94,9 @@ class Checkpoint:
 
         Raises CheckpointError naming the tensor and the place of its first NaN or infinity.
         """
-        check_finite(name, self._find(name))
+        if name not in self._finite:  # several exports of one checkpoint look once
+            check_finite(name, self._find(name))
+            self._finite.add(name)
 
     def without_tied_copy(self) -> "Checkpoint":
         """The same checkpoint less an `lm_head.weight` that is byte-equal to the embedding which it is tied to.

@@ -62,10 +62,17 @@ def _print(file: Path, contract: str, findings: Sequence[Finding]) -> None:
     "--from", "source", type=click.Choice(get_args(I2SLayout)), help="The layout of FILE, where nothing tells."
 )
 @click.option("--checkpoint", type=_PATH, help="What FILE was made from; proves its layout.")
+@click.option("--contract", metavar="NAME", help="The contract of that checkpoint.  [default: its own]")
 @click.option("-o", "--output", required=True, type=_PATH, help="The file to write.")
 @json_option
 def repack(
-    file: Path, layout: str, source: str | None, checkpoint: Path | None, output: Path, json_path: str | None
+    file: Path,
+    layout: str,
+    source: str | None,
+    checkpoint: Path | None,
+    contract: str | None,
+    output: Path,
+    json_path: str | None,
 ) -> int:
     """Rewrite the i2_s file FILE in another byte layout, losslessly.
 
@@ -80,7 +87,7 @@ def repack(
     check_target(output)
     opened = read_gguf(file)
     made_from = open_checkpoint(checkpoint) if checkpoint else None
-    found = repacker.find_layout(opened, cast("I2SLayout | None", source), made_from)
+    found = repacker.find_layout(opened, cast("I2SLayout | None", source), made_from, contract)
     done = repacker.repack(opened, found, cast(I2SLayout, layout), output)
     report = {
         "file": str(file),

@@ -22,6 +22,15 @@ class Cost:
     weighted_values: float
     weighted_errors: float
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """The cost of both tensors together."""
+        return Cost(
+            self.values + other.values,
+            self.errors + other.errors,
+            self.weighted_values + other.weighted_values,
+            self.weighted_errors + other.weighted_errors,
+        )
+
     @property
     def relative_error(self) -> float:
         """||decoded - source|| / ||source||; 0 for a tensor of zeros that stayed so."""

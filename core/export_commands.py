@@ -158,14 +158,14 @@ def _print_plans(source: "ExportSource", plans: Sequence["ExportPlan"], json_pat
 
 
 def _run(source: "ExportSource", plans: Sequence["ExportPlan"], json_path: str | None) -> int:
-    from conform.core.export_summary import COST_HEADINGS, FILE_HEADINGS, cost_rows, file_row, report_to_json
+    from conform.core.export_summary import FILE_HEADINGS, cost_table, file_row, report_to_json
 
     reports = _export_all(source, plans)
     if write_json(_to_json(source, [report_to_json(report) for report in reports]), json_path):
         return 0
     _print_warnings(source)
     for report in reports:
-        print_table(COST_HEADINGS, cost_rows(report), title=report.path.name)
+        print_table(*cost_table(report), title=report.path.name)
         click.echo()
     print_table(FILE_HEADINGS, [file_row(report) for report in reports])
     click.echo()

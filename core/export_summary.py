@@ -1,17 +1,17 @@
 """Export summary: plans and reports of exports as rows of a table and as JSON."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from conform.core.cost import Cost
 from conform.core.export import ExportReport, TensorReport
 from conform.core.plan import ExportPlan, TensorPlan
 
 __all__ = [
-    "COST_HEADINGS",
     "FILE_HEADINGS",
     "PLAN_HEADINGS",
-    "cost_rows",
+    "cost_table",
     "file_row",
     "plan_rows",
     "plan_to_json",
@@ -21,7 +21,6 @@ __all__ = [
 
 PLAN_HEADINGS = ("tensor", "GGUF name", "shape", "transform", "quantizer", "bytes", "bits/weight")
 FILE_HEADINGS = ("file", "bytes", "bits/weight")
-COST_HEADINGS = ("class", "quantizer", "tensors", "bytes", "bits/weight", "relative error", "worst tensor")
 
 
 def plan_rows(plan: ExportPlan) -> Iterator[tuple[str, ...]]:
@@ -77,26 +76,35 @@ def file_row(report: ExportReport) -> tuple[str, ...]:
     return (report.path.name, f"{report.size:,}", f"{report.bits_per_weight:.4f}")
 
 
-def cost_rows(report: ExportReport) -> Iterator[tuple[str, ...]]:
-    """One row for each storage class and quantizer: what it takes and what it cost."""
+def cost_table(report: ExportReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings, and one row for each storage class and quantizer: what it takes and what it cost.
+
+    Errors weighed by importance have a column where there was an importance matrix.
+    """
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in report.tensors:
         groups.setdefault((tensor.plan.spec.storage_class, tensor.plan.quantizer.name), []).append(tensor)
-    for (storage_class, quantizer), tensors in groups.items():
-        nbytes = sum(tensor.plan.nbytes for tensor in tensors)
-        weights = sum(math.prod(tensor.plan.spec.shape) for tensor in tensors)
-        worst = max(tensors, key=lambda tensor: tensor.cost.relative_error)
-        error = _relative_error(tensors)
-        where = f"{worst.plan.spec.gguf_name} {worst.cost.relative_error:.3g}" if error else ""
-        size = (str(len(tensors)), f"{nbytes:,}", f"{8 * nbytes / weights:.4g}")
-        yield (storage_class, quantizer, *size, f"{error:.3g}" if error else "exact", where)
+    weighted = any(tensor.plan.importance is not None for tensor in report.tensors)
+    headings = ("class", "quantizer", "tensors", "bytes", "bits/weight", "relative error")
+    rows = [
+        (*group, *_size_cells(tensors), *_error_cells(tensors, weighted=weighted)) for group, tensors in groups.items()
+    ]
+    return (*headings, *(("weighted",) if weighted else ()), "worst tensor"), rows
 
 
-def _relative_error(tensors: Iterable[TensorReport]) -> float:
-    tensors = list(tensors)
-    errors = sum(tensor.cost.errors for tensor in tensors)
-    values = sum(tensor.cost.values for tensor in tensors)
-    return math.sqrt(errors / values) if values else float(errors > 0)
+def _size_cells(tensors: Sequence[TensorReport]) -> tuple[str, ...]:
+    nbytes = sum(tensor.plan.nbytes for tensor in tensors)
+    weights = sum(math.prod(tensor.plan.spec.shape) for tensor in tensors)
+    return (str(len(tensors)), f"{nbytes:,}", f"{8 * nbytes / weights:.4g}")
+
+
+def _error_cells(tensors: Sequence[TensorReport], *, weighted: bool) -> tuple[str, ...]:
+    total = sum((tensor.cost for tensor in tensors), start=Cost(0, 0, 0, 0))
+    if total.errors == 0:
+        return ("exact", "exact", "") if weighted else ("exact", "")
+    worst = max(tensors, key=lambda tensor: tensor.cost.relative_error)
+    errors = [total.relative_error] + ([total.weighted_relative_error] if weighted else [])
+    return (*(f"{error:.3g}" for error in errors), f"{worst.plan.spec.gguf_name} {worst.cost.relative_error:.3g}")
 
 
 def _tensor_to_json(tensor: TensorPlan) -> dict[str, Any]:

@@ -111,7 +111,8 @@ class PartialFile:
     def __enter__(self) -> "PartialFile":
         with _disk_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # A link under that name would lead the writes to another file.
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             self._lock()
             try:
                 self.found = self._resumable and os.fstat(self._fd).st_size == self._size

@@ -8,10 +8,12 @@ A tensor counts as done only when the bytes in the partial file still have the s
 import hashlib
 import json
 import math
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from conform.core.cost import Cost
 from conform.core.errors import ExportError
@@ -46,11 +48,7 @@ class Journal:
         self.done: Mapping[str, JournalEntry] = self._read() if resume else {}
 
     def __enter__(self) -> "Journal":
-        try:
-            with self._path.open("w", encoding="utf-8") as file:
-                file.write(self._fingerprint + "\n")
-        except OSError as error:
-            raise ExportError(f"{self._path}: cannot be written: {error.strerror}") from error
+        self._write("w", self._fingerprint)
         return self
 
     def __exit__(
@@ -63,8 +61,15 @@ class Journal:
         """Note that a tensor's bytes were written; may be called by several threads."""
         fields = (cost.values, cost.errors, cost.weighted_values, cost.weighted_errors)
         line = json.dumps([name, sha256, *(field.hex() for field in fields)])
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._lock:
+            self._write("a", line)
+
+    def _write(self, mode: Literal["w", "a"], line: str) -> None:
+        try:
+            with open(self._path, mode, encoding="utf-8", opener=_no_link) as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise ExportError(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def _read(self) -> dict[str, JournalEntry]:
         try:
@@ -77,6 +82,10 @@ class Journal:
             return {}
         # The last line has no end when the export was killed while it was being written.
         return dict(entry for line in lines[1:-1] if (entry := _entry(line)) is not None)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _entry(line: str) -> tuple[str, JournalEntry] | None:

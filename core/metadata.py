@@ -123,6 +123,15 @@ def _keys_of(name: str, writer: MetadataWriter, facts: ExportFacts) -> Mapping[s
     for key, value in keys.items():
         if not isinstance(key, str) or not key.isprintable() or not key:
             raise PluginError(f"metadata writer {name}: {key!r} is no key")
-        if not isinstance(value, KeyValue) or (isinstance(value.value, float) and not math.isfinite(value.value)):
+        if not isinstance(value, KeyValue) or not _is_sound(value):
             raise PluginError(f"metadata writer {name}: {key} has no usable value")
     return keys
+
+
+def _is_sound(value: KeyValue) -> bool:
+    if isinstance(value.value, float) and not math.isfinite(value.value):
+        return False
+    if value.item is None:
+        return isinstance(value.kind, ValueType) and isinstance(value.value, str | int | float)
+    scalar = isinstance(value.item, ValueType) and value.item is not ValueType.ARRAY
+    return scalar and value.kind is ValueType.ARRAY and isinstance(value.value, tuple)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from conform.contract.inventory import inventory
-from conform.core.checkpoint import Checkpoint
+from conform.core.checkpoint import Checkpoint, contract_of
 from conform.core.errors import ExportError, GGUFError, PlanError
 from conform.core.gguf_read import GGUFFile, read_gguf
 from conform.core.gguf_types import I2_S
@@ -56,9 +56,12 @@ class RepackReport:
     size: int
 
 
-def find_layout(file: GGUFFile, asked: I2SLayout | None, checkpoint: Checkpoint | None) -> SourceLayout:
+def find_layout(
+    file: GGUFFile, asked: I2SLayout | None, checkpoint: Checkpoint | None, contract: str | None = None
+) -> SourceLayout:
     """The layout of the file's i2_s tensors: as asked, as its key says, as a checkpoint proves, as statistics tell.
 
+    `contract` names the checkpoint's where it does not tell itself.
     Raises PlanError when nothing tells, or when what is asked for contradicts the key.
     """
     stated = file.metadata.get(_KEY)
@@ -71,7 +74,7 @@ def find_layout(file: GGUFFile, asked: I2SLayout | None, checkpoint: Checkpoint 
     for layout in LAYOUTS:
         if layout == stated:
             return SourceLayout(layout, "the file's key")
-    return _prove(file, checkpoint) if checkpoint is not None else _infer(file)
+    return _prove(file, checkpoint, contract) if checkpoint is not None else _infer(file)
 
 
 def repack(file: GGUFFile, source: SourceLayout, layout: I2SLayout, target: Path) -> RepackReport:
@@ -125,11 +128,9 @@ def _infer(file: GGUFFile) -> SourceLayout:
     return SourceLayout(ranked[0][0], "statistics", detail)
 
 
-def _prove(file: GGUFFile, checkpoint: Checkpoint) -> SourceLayout:
+def _prove(file: GGUFFile, checkpoint: Checkpoint, contract: str | None) -> SourceLayout:
     """The layout in which the file's first matrix has the codes that the checkpoint implies."""
-    from conform.core.checkpoint import contract_of
-
-    model = contract_of(checkpoint, None).model
+    model = contract_of(checkpoint, contract).model
     heads = {"attn_q": model.heads, "attn_k": model.kv_heads} if model.architecture == "llama" else {}
     for spec in inventory(model):
         info = file.tensors.get(spec.gguf_name)

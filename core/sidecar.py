@@ -64,9 +64,9 @@ def read_sidecar(folder: Path) -> Sidecar | None:
         return None
     data = _parse(path)
     try:
-        contract = contract_from_mapping(_mapping(path, data, "contract"), f"{path}: contract")
-    except ContractError as error:
-        raise CheckpointError(str(error)) from error
+        contract = contract_from_mapping(_mapping(path, data, "contract"), "contract")
+    except (ContractError, OverflowError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
     stated = _field(path, data, "contract_digest", str)
     if stated != contract.digest:
         raise CheckpointError(
@@ -87,14 +87,22 @@ def read_sidecar(folder: Path) -> Sidecar | None:
 
 
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
-    """Write conform.json, complete or not at all; to be called last, because it makes the checkpoint complete."""
+    """Write conform.json, complete or not at all; to be called last, because it makes the checkpoint complete.
+
+    Raises CheckpointError when it cannot be written, or a measured number is NaN or infinite.
+    """
     data: dict[str, object] = {"format": _FORMAT, "contract": contract_to_mapping(sidecar.contract)}
     data |= {"contract_digest": sidecar.contract_digest, "files": dict(sidecar.files)}
     for key in ("tokenizer_digest", "data_digest", "step", "tokens", "held_out", "trainer"):
         if (value := getattr(sidecar, key)) is not None:
             data[key] = value
-    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     partial = folder / f".{SIDECAR_NAME}.partial"
+    try:
+        text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / SIDECAR_NAME}: cannot hold NaN or infinity, found in {_culprit(data)}"
+        ) from error
     try:
         # Not a temporary file of the standard library, which nobody else could read.
         with partial.open("w", encoding="utf-8") as file:
@@ -104,6 +112,17 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
         os.replace(partial, folder / SIDECAR_NAME)
     except OSError as error:
         raise CheckpointError(f"{folder / SIDECAR_NAME}: cannot be written: {error.strerror}") from error
+
+
+def _culprit(data: Mapping[str, object]) -> str:
+    def fails(value: object) -> bool:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            return True
+        return False
+
+    return ", ".join(key for key, value in data.items() if fails(value))
 
 
 def _parse(path: Path) -> Mapping[str, Any]:

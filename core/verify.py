@@ -68,8 +68,8 @@ def embedded_contract(file: GGUFFile) -> Contract:
         sections = json.loads(canonical)
         name = str(file.metadata.get("conform.contract.name", "embedded"))
         contract = contract_from_mapping({"name": name, "why": "", **_with_floats(sections)}, "conform.contract")
-    except (ValueError, TypeError, RecursionError, ContractError) as error:
-        raise GGUFError(f"{file.path}: conform.contract is no contract: {error}") from error
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, ContractError) as error:
+        raise GGUFError(f"{file.path}: conform.contract is no contract: {error!s:.200}") from error
     if contract.canonical() != canonical:
         raise GGUFError(f"{file.path}: conform.contract is not in canonical form")
     return contract

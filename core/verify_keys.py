@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.gguf_read import GGUFFile, GGUFValue, KeyType
-from conform.core.gguf_types import ValueType, ggml_type
+from conform.core.gguf_types import I2_S, ValueType, ggml_type
+from conform.core.i2s_layout import LAYOUTS
 from conform.core.vocabulary import PIECE_TYPES
 
 __all__ = ["check_keys"]
@@ -40,6 +41,7 @@ def check_keys(file: GGUFFile, contract: Contract) -> list[Finding]:
     findings += _unknown(file, expected, contract.model.architecture)
     findings += _check_tokenizer(file, contract)
     findings += _check_file_type(file)
+    findings += _check_i2_s_layout(file)
     return findings
 
 
@@ -138,6 +140,14 @@ def _check_file_type(file: GGUFFile) -> Iterator[Finding]:
     if not any(kind is not None and kind.ftype == stated for kind in kinds):
         names = ", ".join(kind.name if kind else "unknown" for kind in kinds) or "nothing"
         yield Finding("warning", "general.file_type", f"the file type of {names}", _short(stated))
+
+
+def _check_i2_s_layout(file: GGUFFile) -> Iterator[Finding]:
+    stated = file.metadata.get("conform.i2_s.layout")
+    has_i2_s = any(tensor.ggml_type == I2_S for tensor in file.tensors.values())
+    if stated is not None and (stated not in LAYOUTS or not has_i2_s):
+        expected = f"one of {', '.join(LAYOUTS)}" if has_i2_s else "no such key without i2_s tensors"
+        yield Finding("error", "conform.i2_s.layout", expected, _short(stated))
 
 
 def _single(value: float) -> float:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from conform.core.report import json_option, write_json
 from conform.core.runtime import Limits, RuntimeDriver
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.prompts import PROMPTS
-from conform.parity.table import print_verdict, print_verdicts, progress_lines
+from conform.parity.table import print_faults, print_verdict, print_verdicts, progress_lines
 from conform.parity.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(0.01), help="Seconds for each run.")
 @click.option("--memory-limit", default="8G", show_default=True, callback=_memory, help="Memory for each run.")
 @click.option("--keep-going", is_flag=True, help="Run every rung, even when one that it builds on has failed.")
+@click.option("--self-test", is_flag=True, help="Plant faults and show that the verdict catches each.")
 @json_option
 def parity(
     files: tuple[Path, ...],
@@ -67,6 +69,7 @@ def parity(
     timeout: float,
     memory_limit: int,
     keep_going: bool,
+    self_test: bool,
     json_path: str | None,
 ) -> int:
     """Judge a runtime against PyTorch on GGUF files.
@@ -82,13 +85,17 @@ def parity(
     program = go_bin if go_bin is not None else _goref()
     limits = Limits(seconds=timeout, memory=memory_limit)
     scope = Scope(prompts, max_tokens, seed, positions, longest)
-    verdicts: list[Verdict] = []
+    subjects = []
     for path in files or _newest_exports():
         file = _open(path, registry)
         source = _source(file, checkpoint, contract_name)
-        subject = _subject(file, driver, program, limits, registry, source, tokenizer)
-        _check_scope(scope, subject)
-        with progress_lines(path) as progress:
+        subjects.append(_subject(file, driver, program, limits, registry, source, tokenizer))
+        _check_scope(scope, subjects[-1])
+    if self_test:
+        return _self_test(subjects, driver, program, limits, with_goref=go_bin is None, json_path=json_path)
+    verdicts: list[Verdict] = []
+    for subject in subjects:
+        with progress_lines(subject.file.path) as progress:
             verdicts.append(judge(subject, scope, limits, progress, keep_going=keep_going))
         if json_path != "-":
             print_verdict(verdicts[-1])
@@ -97,6 +104,35 @@ def parity(
     if not write_json(report, json_path):
         print_verdicts(verdicts)
     return 0 if conforms else 1
+
+
+def _self_test(
+    subjects: "Sequence[Subject]",
+    driver: RuntimeDriver,
+    program: Path,
+    limits: Limits,
+    *,
+    with_goref: bool,
+    json_path: str | None,
+) -> int:
+    """Faults planted into each file, and into goref where goref is what is judged."""
+    from conform.parity.selftest import plant_faults
+
+    faults = []
+    for subject in subjects:
+        if subject.source is None:
+            raise ConformError(f"{subject.file.path}: planted faults are judged with every rung; give --checkpoint")
+
+        def broken(binary: Path | None, file: GGUFFile, healthy: "Subject" = subject) -> "Subject":
+            return replace(healthy, file=file, runtime=driver.open(binary or program, file, limits))
+
+        for fault in plant_faults(subject, broken, runtimes=with_goref):
+            faults.append(fault)
+            click.echo(f"{subject.file.path.name}: {fault.name}: {'caught' if fault.caught else 'MISSED'}", err=True)
+    caught = all(fault.caught for fault in faults) and bool(faults)
+    if not write_json({"caught": caught, "faults": [fault.to_json() for fault in faults]}, json_path):
+        print_faults(faults)
+    return 0 if caught else 1
 
 
 def _driver(registry: "Registry", name: str) -> RuntimeDriver:

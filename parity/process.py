@@ -1,7 +1,7 @@
 """Process: starts a program that nobody vouches for, and tells apart the ways in which it can end.
 
-No shell, an environment of our choosing, stdin closed, a process group of its own; wall time, memory and output are
-limited, and whatever is left of the group is killed at the end.
+No shell, an environment of our choosing, nothing on stdin but what is given, a process group of its own; wall time,
+memory and output are limited, and whatever is left of the group is killed at the end.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import resource
 import selectors
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,13 +41,15 @@ class Finished:
     seconds: float
 
 
-def run_program(arguments: Sequence[str | Path], environment: Mapping[str, str], limits: Limits) -> Finished:
-    """Run it to its end or to its limits.
+def run_program(
+    arguments: Sequence[str | Path], environment: Mapping[str, str], limits: Limits, stdin: bytes = b""
+) -> Finished:
+    """Run it to its end or to its limits; `stdin` is all that it can read there.
 
     Raises RuntimeDriverError when it cannot be started.
     """
     started = time.monotonic()
-    child = _start(arguments, environment)
+    child = _start(arguments, environment, stdin)
     try:
         _limit_memory(child.pid, limits.memory)
         stdout, stderr, stopped = _Watch(child, limits, started).until_the_end()
@@ -59,17 +62,21 @@ def run_program(arguments: Sequence[str | Path], environment: Mapping[str, str],
     return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr, seconds)
 
 
-def _start(arguments: Sequence[str | Path], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(arguments: Sequence[str | Path], environment: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
     program = arguments[0]
     try:
-        return subprocess.Popen(
-            [os.fspath(argument) for argument in arguments],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        # A file, not a pipe: a program that does not read it cannot make us wait.
+        with tempfile.TemporaryFile() as given:
+            given.write(stdin)
+            given.seek(0)
+            return subprocess.Popen(
+                [os.fspath(argument) for argument in arguments],
+                env=dict(environment),
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
     except FileNotFoundError as error:
         raise RuntimeDriverError(f"{program}: no such program, or the interpreter that it names is missing") from error
     except PermissionError as error:

@@ -173,7 +173,10 @@ def _per_head(rows: Tensor, heads: int) -> Tensor:
 def _softmax(scores: Tensor) -> Tensor:
     shifted = scores - scores.amax(dim=-1, keepdim=True)
     weights = torch.exp(shifted.double()).float()
-    return weights * (1 / weights.sum(dim=-1, keepdim=True))
+    # One after another in float32, as a plain loop adds them: the last bit of torch's pairwise sum differs, and it
+    # decides the int8 level of some activations.
+    total = torch.from_numpy(np.add.accumulate(weights.numpy(), axis=-1)[..., -1:].copy())
+    return weights * (1 / total)
 
 
 def _rotated(heads: Tensor, sizes: Dimensions) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +12,10 @@ from conform.core.report import console, print_findings, print_table, progress_b
 from conform.parity.progress import Progress
 from conform.parity.verdict import Ledger, Measurement, RungResult, Verdict
 
-__all__ = ["print_verdict", "print_verdicts", "progress_lines"]
+if TYPE_CHECKING:
+    from conform.parity.selftest import PlantedFault
+
+__all__ = ["print_faults", "print_verdict", "print_verdicts", "progress_lines"]
 
 _MOST_FINDINGS = 8
 
@@ -39,6 +43,18 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         else:
             broken = next(rung for rung in verdict.rungs if not rung.passed)
             click.echo(f"{name}: does not conform: {broken.rung}: {_plain(broken.reason)}")
+
+
+def print_faults(faults: "Sequence[PlantedFault]") -> None:
+    """Every planted fault, the rung that had to catch it, and by how much it did."""
+    rows = [(f.name, f.place, f.what, f.rung, "caught" if f.caught else "MISSED", _margin(f.margin)) for f in faults]
+    print_table(("fault", "in the", "what", "rung", "", "out of tolerance by"), rows)
+    caught = sum(fault.caught for fault in faults)
+    click.echo(f"{caught} of {len(faults)} planted faults caught")
+
+
+def _margin(value: float) -> str:
+    return f"{value:.3g} times" if math.isfinite(value) else "exact rung"
 
 
 @contextmanager

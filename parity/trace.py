@@ -20,7 +20,8 @@ _STEP = re.compile(rb"drift_trace step=(\d+) pos=(\d+) token=(\d+) layers=(\d+)\
 _ARGMAX = re.compile(rb"drift_trace logits step=(\d+) argmax_token=(\d+) argmax_logit=(\S+)\s*$", re.MULTILINE)
 _HIDDEN = re.compile(rb"drift_trace output_norm_values=(\S*)\s*$", re.MULTILINE)
 _VALUES = re.compile(rb"drift_trace values layer=(\d+) name=(\w+) values=(\S*)\s*$", re.MULTILINE)
-_LOGIT = re.compile(rb"debug logits\.stage\.output_norm token=(\d+) logit=(\S+)")
+_LOGITS = re.compile(rb"debug logits\.stage\.output_norm (.*)$", re.MULTILINE)
+_LOGIT = re.compile(rb"token=(\d+) logit=(\S+)")
 # More digits than this belong to no token id, position or layer.
 _MOST_DIGITS = 10
 
@@ -49,7 +50,8 @@ def read_step(stderr: bytes, step: int) -> Step:
 
 def read_debug_logits(stderr: bytes) -> dict[int, float]:
     """The logits of single tokens, by id."""
-    return {_whole(match[1]): float(_numbers(match[2])[0]) for match in _LOGIT.finditer(stderr)}
+    pairs = (pair for line in _LOGITS.finditer(stderr) for pair in _LOGIT.finditer(line[1]))
+    return {_whole(pair[1]): float(_numbers(pair[2])[0]) for pair in pairs}
 
 
 def _only(pattern: re.Pattern[bytes], stderr: bytes, what: str) -> re.Match[bytes]:

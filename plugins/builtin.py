@@ -4,6 +4,7 @@ __all__ = ["BUILTIN_PLUGINS"]
 
 BUILTIN_PLUGINS = (
     "conform.parity.drivers.bitnet_go",
+    "conform.parity.drivers.jsonlines",
     "conform.plugins.metadata_gguf",
     "conform.plugins.quantizers.floats",
     "conform.plugins.quantizers.q8_0",

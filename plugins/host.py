@@ -111,12 +111,29 @@ def _installed(disabled: str) -> Iterator[_Candidate]:
         return
     found = []
     for entry in importlib.metadata.entry_points(group=GROUP):
-        distribution = entry.dist.name if entry.dist else "unknown"
-        version = entry.dist.version if entry.dist else "unknown"
-        name = f"{distribution}:{entry.name}"
+        distribution, version = _identity(entry.dist)
+        name, module = f"{distribution}:{entry.name}", entry.value.partition(":")[0].strip()
         if not {distribution, name} & switched_off:
-            found.append(_Candidate(name, distribution, version, entry.module, entry.load, states_api=True))
+            found.append(_Candidate(name, distribution, version, module, _loader(entry), states_api=True))
     yield from sorted(found, key=lambda candidate: (candidate.name, candidate.module))
+
+
+def _loader(entry: importlib.metadata.EntryPoint) -> Callable[[], Any]:
+    def load() -> Any:
+        if not entry.pattern.match(entry.value):
+            raise PluginError(f"the entry point is {entry.value!r}; expected `module` or `module:object`")
+        return entry.load()
+
+    return load
+
+
+def _identity(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    """Name and version; "unknown" where damaged metadata do not tell."""
+    try:
+        stated = (distribution.name, distribution.version) if distribution else (None, None)
+    except KeyError:
+        stated = (None, None)
+    return stated[0] or "unknown", stated[1] or "unknown"
 
 
 def _load(manager: pluggy.PluginManager, candidate: _Candidate) -> tuple[Plugin, list[Any]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from conform.core.report import console
+from conform.core.report import console, json_option, print_table, write_json, write_text_atomically
 from conform.trainer.config import config_help
 from conform.trainer.errors import ConformError
 
@@ -61,6 +61,92 @@ def train(
     path = out or resume
     assert path is not None  # one of the two is given
     return _run(Request(path, resume is not None, contract, data, config, given))
+
+
+@train.command()
+@click.option("--contract", required=True, help="Name or path of the contract.")
+@click.option("--gpus", type=click.IntRange(1), multiple=True, help="Devices; may be given more than once.")
+@click.option("--memory", type=click.FloatRange(0, min_open=True), default=80.0, show_default=True, help="GiB of each.")
+@click.option("--config", help="TOML file, or name of a shipped config, with settings.")
+@click.option("--batch", type=click.IntRange(1), help="Sequences of one optimiser step, over all devices.")
+@click.option("--sequence", type=click.IntRange(1), help="Tokens of one sequence; the contract's context by default.")
+@click.option("--tokens", type=click.IntRange(1), help="Tokens of the whole run; 20 a parameter by default.")
+@click.option("--recompute/--no-recompute", default=None, help="Activation checkpointing.")
+@click.option("--tflops", type=float, default=400.0, show_default=True, help="What each device sustains, in 10^12/s.")
+@json_option
+def plan(
+    contract: str,
+    gpus: tuple[int, ...],
+    memory: float,
+    config: str | None,
+    tokens: int | None,
+    tflops: float,
+    json_path: str | None,
+    **values: Any,
+) -> int:
+    """Say how much memory and time a run needs on each number of devices; exit 1 when it fits on none of them."""
+    from conform.trainer.plan import memory_plan
+
+    spec, settings = _planned(contract, config, values)
+    total = tokens or 20 * spec.parameters
+    rows = [_plan_row(spec, settings, devices, memory, total, tflops) for devices in gpus or (1, 2, 4, 8, 16, 32, 64)]
+    if not write_json(rows, json_path):
+        title = f"{contract}: {spec.parameters:,} parameters, {settings.batch} x {settings.sequence} tokens a step"
+        headings = ("devices", "micro batch", "accumulated", "GiB each", f"fits in {memory:g}", "days", "GPU-hours")
+        keys = ("devices", "micro_batch", "accumulated", "gib", "fits", "days", "gpu_hours")
+        print_table(headings, [[_cell(row[key]) for key in keys] for row in rows], title=title)
+        chosen = next((row for row in rows if row["fits"]), rows[-1])
+        parts = memory_plan(spec, settings, chosen["devices"], max(1, chosen["micro_batch"])).rows()
+        print_table(("GiB", f"on each of {chosen['devices']}"), [(size, name) for name, size in parts])
+        console().print(
+            f"time for {total:,} tokens at {tflops:g} TFLOP/s a device; "
+            f"{3 * 4 * spec.parameters / 1e9:.1f} GB a checkpoint"
+        )
+    return 0 if any(row["fits"] for row in rows) else 1
+
+
+@train.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The page; RUN/report.html by default.")
+def report(run: Path, output: Path | None) -> int:
+    """Draw the curves of a run as one self-contained HTML page."""
+    from conform.trainer.report import run_report
+
+    page = run_report(run)
+    path = output or run / "report.html"
+    write_text_atomically(path, page)
+    console().print(f"{path}: {len(page.encode()):,} bytes", markup=False)
+    return 0
+
+
+def _planned(contract: str, config: str | None, values: dict[str, Any]) -> Any:
+    from conform.contract.load import load_contract
+    from conform.trainer.config import TrainConfig, read_config, with_values
+
+    spec = load_contract(contract).model
+    base = TrainConfig(batch=512, sequence=spec.context, dtype="bf16")
+    given = {name: value for name, value in values.items() if value is not None}
+    return spec, with_values(read_config(config) if config else base, given, "command line")
+
+
+def _plan_row(spec: Any, settings: Any, devices: int, memory: float, tokens: int, tflops: float) -> dict[str, Any]:
+    from conform.trainer.plan import largest_micro_batch, memory_plan, training_days
+
+    micro = largest_micro_batch(spec, settings, devices, memory)
+    days = training_days(spec, settings, devices, tokens, tflops * 1e12)
+    return {
+        "devices": devices,
+        "micro_batch": micro,
+        "accumulated": -(-settings.batch // (devices * max(1, micro))),
+        "gib": round(memory_plan(spec, settings, devices, max(1, micro)).total / 2**30, 2),
+        "fits": micro > 0,
+        "days": round(days, 2),
+        "gpu_hours": round(days * 24 * devices),
+    }
+
+
+def _cell(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:,}"
 
 
 def _run(request: Any) -> int:

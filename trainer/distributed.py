@@ -13,6 +13,7 @@ import torch.distributed as dist
 from conform.trainer.config import TrainConfig
 from conform.trainer.errors import TrainError
 from conform.trainer.memory import keep_freed_memory
+from conform.trainer.rendezvous import fresh_store
 
 __all__ = ["World", "exit_worker", "has_bfloat16", "is_worker", "join", "leave", "restarts"]
 
@@ -98,8 +99,10 @@ def join(config: TrainConfig) -> World:
     if size == 1:
         return World(0, 1, device)
     limit = timedelta(seconds=config.timeout)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=limit)
-    return World(dist.get_rank(), size, device, dist.new_group(backend="gloo", timeout=limit))
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, size = fresh_store(limit)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    return World(rank, size, device, dist.new_group(backend="gloo", timeout=limit))
 
 
 def leave(world: World) -> None:

@@ -1,5 +1,6 @@
 """Folder: what a run's folder holds besides its checkpoints and metrics, and who may write there."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -76,30 +77,35 @@ class RunFolder:
         _write(self.path / _CONFIG, "# The resolved settings of this run.\n" + config_to_toml(record.config))
         _write(self.path / _RECORD, json.dumps(data, indent=1) + "\n")
 
-    def read(self, data: Path | None = None) -> RunRecord:
-        """The run's record, with its data found at `data` when they were moved.
+    def read_record(self) -> RunRecord:
+        """The run's record as it was written: its data may have moved or changed since.
 
-        Raises TrainError when the folder holds no run, or data or tokenizer are not those that it began with.
+        Raises TrainError when the folder holds no run, or a damaged one.
         """
         try:
             stored = json.loads((self.path / _RECORD).read_text())
             tokenizer = (self.path / _TOKENIZER).read_bytes()
             contract = contract_from_mapping(stored["contract"], f"{self.path / _RECORD}: contract")
-            found = data or Path(stored["data"])
-            expected = {key: str(stored[key]) for key in ("contract_digest", "data_digest", "tokenizer_digest")}
+            data, digest = Path(stored["data"]), str(stored["data_digest"])
+            expected = {"contract": stored["contract_digest"], "tokenizer": stored["tokenizer_digest"]}
         except OSError as error:
-            raise TrainError(f"{self.path}: holds no run to resume: {error.strerror}: {error.filename}") from error
+            raise TrainError(f"{self.path}: holds no run: {error.strerror}: {error.filename}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise TrainError(f"{self.path / _RECORD}: damaged: {error!r}; the run cannot be resumed") from error
-        record = RunRecord(contract, read_config(str(self.path / _CONFIG)), found, tokenizer, manifest_digest(found))
-        for key, value in expected.items():
-            if (seen := getattr(record, key, None) or contract.digest) != value:
-                what = {"data_digest": found, "tokenizer_digest": self.path / _TOKENIZER}.get(key, self.path / _RECORD)
-                raise TrainError(
-                    f"{what}: {key} is {seen[:16]}…, but the run began with {value[:16]}…; a run continues only on "
-                    "what it began with"
-                )
+        record = RunRecord(contract, read_config(str(self.path / _CONFIG)), data, tokenizer, digest)
+        _require_digest(self.path / _RECORD, "contract", contract.digest, expected["contract"])
+        _require_digest(self.path / _TOKENIZER, "tokenizer", record.tokenizer_digest, expected["tokenizer"])
         return record
+
+    def read(self, data: Path | None = None) -> RunRecord:
+        """The run's record, with its data found at `data` when they were moved.
+
+        Raises TrainError when the folder holds no run, or data or tokenizer are not those that it began with.
+        """
+        record = self.read_record()
+        found = data or record.data
+        _require_digest(found, "data", manifest_digest(found), record.data_digest)
+        return dataclasses.replace(record, data=found)
 
     def finish(self, values: dict[str, Any]) -> None:
         """Mark the run complete, so that nothing restarts it."""
@@ -116,6 +122,14 @@ class RunFolder:
     def reopen(self) -> None:
         """Take the mark away: the run is to become longer."""
         (self.path / _COMPLETE).unlink(missing_ok=True)
+
+
+def _require_digest(where: Path, what: str, seen: str, expected: str) -> None:
+    if seen != expected:
+        raise TrainError(
+            f"{where}: {what} digest is {seen[:16]}…, but the run began with {expected[:16]}…; a run continues only on "
+            "what it began with"
+        )
 
 
 def tokenizer_of(data: Path, contract: Contract) -> bytes:

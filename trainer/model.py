@@ -42,11 +42,12 @@ class Llama(nn.Module):
             self.lm_head = nn.Linear(spec.hidden, spec.vocab, bias=False)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """tokens (B, T) → logits (B, T, V) float32; with targets (B, T), their losses (B, T) in nats instead."""
+        """tokens (B, T) → logits (B, T, V) float32; with targets (B, T), their losses (B·T,) in nats instead."""
         x = self.model(tokens, self.compute_dtype)
         if targets is None:
             return self._logits(x)
-        return self._losses(x.flatten(0, 1), targets.flatten()).view_as(targets)
+        # Flat: what FSDP2 watches for the start of the backward pass must not be a view.
+        return self._losses(x.flatten(0, 1), targets.flatten())
 
     def _logits(self, x: Tensor) -> Tensor:
         output = self.model.embed_tokens if self.spec.tied_embeddings else self.lm_head

@@ -93,7 +93,9 @@ def _activations(model: ModelSpec, tokens: int, width: int, *, recompute: bool, 
     copies = 0 if model.linear == "dense" and (gathered or width == 4) else width * _block_parameters(model)
     block = block_activations(model, tokens, width) + copies
     stream = tokens * model.hidden * width
-    return model.layers * stream + block if recompute else model.layers * block
+    # The gradients on their way through the widest part of a block.
+    passing = tokens * width * (3 * model.ffn + 2 * model.hidden)
+    return passing + (model.layers * stream + block if recompute else model.layers * block)
 
 
 def _block_parameters(model: ModelSpec) -> int:

@@ -5,8 +5,6 @@ One process per question. Nothing that the caller's environment holds reaches it
 
 import json
 import os
-import re
-import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +19,7 @@ from conform.core.runtime import Answer, Generator, Identity, Limits, Request, R
 from conform.core.sidecar import file_sha256
 from conform.parity.answer_line import read_answer
 from conform.parity.errors import RuntimeDriverError
+from conform.parity.faults import raise_fault, require_program
 from conform.parity.process import Finished, run_program
 from conform.parity.trace import read_debug_logits, read_step
 from conform.plugins.hookspecs import hookimpl
@@ -28,10 +27,6 @@ from conform.plugins.hookspecs import hookimpl
 __all__ = ["BitnetGo", "BitnetGoDriver", "conform_runtime_drivers"]
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-# Go exits with 2 for a usage error as well as for a panic; only stderr tells them apart.
-_GO_CRASH = re.compile(
-    rb"^(panic:|fatal error:|runtime: out of memory|unexpected fault address|SIG[A-Z]+:)", re.MULTILINE
-)
 # One environment variable may hold 128 KiB on Linux; ids of six digits with commas stay below.
 _TOKENS_PER_VARIABLE = 16_000
 _COMPANIONS = ("tokenize", "ggufhash")
@@ -45,10 +40,7 @@ class BitnetGoDriver:
 
     def open(self, program: Path, model: GGUFFile, limits: Limits) -> "BitnetGo":
         """See RuntimeDriver."""
-        if not program.is_file():
-            raise RuntimeDriverError(f"{program}: no such file; give the path of the runtime's binary")
-        if not os.access(program, os.X_OK):
-            raise RuntimeDriverError(f"{program}: not executable; chmod +x it, or give the path of the binary")
+        require_program(program)
         return BitnetGo(program.resolve(), model, limits)
 
 
@@ -65,6 +57,8 @@ class BitnetGo:
         self._program = program
         self._model = model
         self._limits = limits
+        # How many values of a layer must be printed for the whole hidden state to be printed as well.
+        self._least_values = 1
 
     @cached_property
     def identity(self) -> Identity:
@@ -83,11 +77,16 @@ class BitnetGo:
 
     def step(self, request: Request, step: int, *, values: int = 0) -> tuple[Answer, Step]:
         """See Runtime."""
-        # The hidden state is printed only along with at least one value of some layer.
-        watched = {"STEP": str(step), "LAYER": "-1" if values else "0", "VALUES_N": str(max(values, 1))}
-        answer, stderr = self._generate(
-            request, {f"BITNET_DRIFT_TRACE_{name}": value for name, value in watched.items()}
-        )
+        hidden = self._model.tensors["token_embd.weight"].shape[1]
+        answer, watched = self._watch(request, step, values)
+        if watched.hidden.size < hidden and not values and self._least_values < hidden:
+            self._least_values = hidden
+            answer, watched = self._watch(request, step, values)
+        return answer, watched
+
+    def _watch(self, request: Request, step: int, values: int) -> tuple[Answer, Step]:
+        asked = {"STEP": str(step), "LAYER": "-1" if values else "0", "VALUES_N": str(max(values, self._least_values))}
+        answer, stderr = self._generate(request, {f"BITNET_DRIFT_TRACE_{name}": value for name, value in asked.items()})
         return answer, read_step(stderr, step)
 
     def logits(self, request: Request, position: int) -> Float32 | None:
@@ -103,10 +102,8 @@ class BitnetGo:
                 "BITNET_DEBUG_TOKENS": ",".join(map(str, ids)),
             }
             found |= read_debug_logits(self._generate(request, asked)[1])
-        if not found:
-            return None
         if sorted(found) != list(range(vocab)):
-            raise RuntimeFault("answered wrongly", f"asked for {vocab} debug logits, it printed {len(found)}")
+            return None
         return np.array([found[token] for token in range(vocab)], dtype=np.float32)
 
     def tokenize(self, text: str) -> tuple[int, ...] | None:
@@ -154,9 +151,7 @@ class BitnetGo:
 
     def _run(self, arguments: Sequence[str | Path], environment: Mapping[str, str]) -> Finished:
         finished = run_program(arguments, environment, self._limits)
-        fault = _fault(finished, self._limits)
-        if fault is not None:
-            raise fault
+        raise_fault(finished, self._limits)
         return finished
 
 
@@ -171,37 +166,3 @@ def _flags(model: GGUFFile, request: Request) -> Iterator[str]:
     yield f"--top-p={request.sampling.top_p!r}"
     # Several processes run side by side; each takes one core.
     yield "--procs=1"
-
-
-def _fault(finished: Finished, limits: Limits) -> RuntimeFault | None:
-    said = _said(finished.stderr)
-    if finished.ending == "timed out":
-        return RuntimeFault("timed out", f"no answer within {limits.seconds:g} s (--timeout)")
-    if finished.ending == "too much output":
-        return RuntimeFault("answered wrongly", f"output too large: stopped at {limits.output} bytes")
-    if finished.ending == "too much memory":
-        return RuntimeFault("crashed", f"killed at {limits.memory / 2**30:.3g} GiB of memory (--memory-limit)")
-    if finished.ending == "signalled":
-        return RuntimeFault("crashed", f"ended by {_signal_name(finished.code)}{said}")
-    if finished.code == 0:
-        return None
-    if _GO_CRASH.search(finished.stderr):
-        return RuntimeFault("crashed", f"exit status {finished.code}{said}")
-    kind = "refused" if finished.code in {1, 2} else "answered wrongly"
-    return RuntimeFault(kind, f"exit status {finished.code}{said}")  # type: ignore[arg-type]  # literals widen to str
-
-
-def _said(stderr: bytes) -> str:
-    """The first line of stderr that says something, without its time stamp."""
-    for line in stderr.decode(errors="replace").splitlines():
-        text = re.sub(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", line).strip()
-        if text and not text.startswith("drift_trace"):
-            return ": " + "".join(c if c.isprintable() else "?" for c in text[:300])
-    return ", nothing on stderr"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

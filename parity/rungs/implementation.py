@@ -1,12 +1,11 @@
 """implementation: PyTorch over the decoded file against the runtime, teacher-forced, at every watched position."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conform.contract.finding import Finding
-from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
 from conform.parity.metrics import Closeness, closeness
 from conform.parity.verdict import Measurement, RungResult, judged
@@ -136,20 +135,18 @@ def _wrong_argmax(evidence: Evidence) -> list[Finding]:
 
 
 def _debug_logits(evidence: Evidence) -> float | None:
-    passage = next((p for p in evidence.passages if p.request.forced), None)
-    if passage is None:
+    """The largest difference of the runtime's own logits over the vocabulary, at the end of one prompt."""
+    of_prompts = [rows[-1] for kind in ("prompt", "random") for rows in evidence.rows_of(kind)]
+    chosen = next(iter(of_prompts), None)
+    if chosen is None:
         return None
-    step = min(len(passage.request.forced), 4)
-    request = Request(passage.request.prompt, step + 1, forced=passage.request.forced[:step])
-    found = evidence.subject.runtime.logits(request, passage.position(step))
+    seen, step = evidence.rows[chosen]
+    new_tokens = step.position - seen.passage.position(0) + 1
+    request = replace(seen.passage.request, max_tokens=new_tokens, forced=seen.passage.request.forced[: new_tokens - 1])
+    found = evidence.subject.runtime.logits(request, step.position)
     if found is None:
         return None
-    row = next(
-        i
-        for i, (seen, s) in enumerate(evidence.rows)
-        if seen.passage is passage and s.position == passage.position(step)
-    )
-    return float(closeness(evidence.decoded_logits[row : row + 1], found[None]).max_abs[0])
+    return float(closeness(evidence.decoded_logits[chosen : chosen + 1], found[None]).max_abs[0])
 
 
 def _positions(evidence: Evidence) -> str:

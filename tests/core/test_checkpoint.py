@@ -89,6 +89,7 @@ def test_symbolic_links_are_followed(checkpoint, tmp_path):
         (lambda m: m | {NORM: "c.safetensors"}, "c.safetensors: cannot be read|b.safetensors holds model.norm.weight"),
         (lambda m: m | {NORM: 5}, "not a table"),
         (lambda m: [m], "not a table"),
+        (lambda m: dict.fromkeys(map(str, range(10_001))) | {str(n): f"{n}.x" for n in range(10_001)}, "10001 shards"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
@@ -97,6 +98,13 @@ def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(weight_map)}))
     with pytest.raises(CheckpointError, match=message):
         open_checkpoint(checkpoint)
+
+
+def test_an_index_that_is_no_object_is_refused(checkpoint):
+    for content in ("[]", "5", "{", '"x"'):
+        (checkpoint / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"index\.json"):
+            open_checkpoint(checkpoint)
 
 
 def test_a_changed_file_is_named(checkpoint):
@@ -123,8 +131,9 @@ def test_a_file_beside_a_sidecar_that_does_not_list_it_is_another_model(checkpoi
 def test_a_file_that_shrinks_is_an_error_and_no_crash(checkpoint):
     opened = open_checkpoint(checkpoint)
     os.truncate(checkpoint / "model.safetensors", 5000)
-    with pytest.raises(CheckpointError, match="was truncated"):
-        opened.read(EMBEDDING)
+    for use in (opened.read, opened.check_finite):
+        with pytest.raises(CheckpointError, match="was truncated"):
+            use(EMBEDDING)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
@@ -184,6 +193,11 @@ def test_a_tied_copy_is_dropped_when_it_is_one(checkpoint):
     save_file(weights, checkpoint / "model.safetensors")
     opened = open_checkpoint(checkpoint)
     assert set(opened.tensors) - set(opened.without_tied_copy().tensors) == {"lm_head.weight"}
+    weights["lm_head.weight"] = weights["lm_head.weight"].astype(np.float16)
+    save_file(weights, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match="differs from"):
+        open_checkpoint(checkpoint).without_tied_copy()
+    weights["lm_head.weight"] = weights[EMBEDDING].copy()
     weights["lm_head.weight"][-1, -1] += 1
     save_file(weights, checkpoint / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"differs from model\.embed_tokens\.weight"):

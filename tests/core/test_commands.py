@@ -195,6 +195,8 @@ def test_an_importance_matrix_is_used_and_checked_first(run, checkpoint, micro, 
     status, out, _ = run("export", checkpoint, "--quant", "q8_0", "--imatrix", tmp_path / "good.gguf", "--json")
     assert status == 0
     tensors = {tensor["name"]: tensor for tensor in json.loads(out)["files"][0]["tensors"]}
+    assert "weighted" in run("export", checkpoint, "--quant", "q8_0", "--imatrix", tmp_path / "good.gguf")[1]
+    assert "weighted" not in run("export", checkpoint, "--quant", "q8_0")[1]
     weighted = tensors["blk.0.ffn_up.weight"]
     assert weighted["weighted_relative_error"] != weighted["relative_error"]
     write_imatrix(
@@ -249,3 +251,38 @@ def test_repack_there_and_back_gives_the_same_file(run, checkpoint, tmp_path):
     )
     assert status == 2
     assert "contradicts" in err
+
+
+def test_a_hugging_face_checkpoint_is_exported_as_it_is(run, checkpoint):
+    """Shards, config.json, a tied copy of the embedding and the tables of old versions; no sidecar."""
+    weights = load_file(checkpoint / "model.safetensors")
+    for name in ("conform.json", "model.safetensors"):
+        (checkpoint / name).unlink()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(16, np.float32)
+    shards = {name: f"model-{1 + number % 2:05}-of-00002.safetensors" for number, name in enumerate(sorted(weights))}
+    for shard in set(shards.values()):
+        save_file({name: weights[name] for name in weights if shards[name] == shard}, checkpoint / shard)
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 256,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "intermediate_size": 512,
+        "vocab_size": 400,
+        "max_position_embeddings": 128,
+        "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    status, out, _ = run("export", checkpoint, "--quant", "f16")
+    assert status == 0
+    assert "rotary_emb.inv_freq" in out
+    (file,) = checkpoint.glob("*.gguf")
+    assert file.name == f"{checkpoint.name}-f16.gguf"
+    assert run("verify", file)[0] == 0
+    assert "output.weight" not in read_gguf(file).tensors

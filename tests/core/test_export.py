@@ -59,6 +59,37 @@ def test_every_export_conforms(export, checkpoint, micro, registry, quant):
     assert verify(report.path, micro, registry) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tied_embeddings": False},
+        {"rope_dim": 16},
+        {"architecture": "bitnet-b1.58", "linear": "ternary", "sub_norms": True},
+        {"sub_norms": True},
+        {"layers": 1, "heads": 6, "kv_heads": 3, "head_dim": 64, "ffn": 384},
+    ],
+    ids="+".join,
+)
+def test_every_kind_of_model_conforms(export, make_checkpoint, micro, registry, tmp_path, changes):
+    contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, **changes))
+    folder = make_checkpoint(tmp_path / "variant", contract)
+    report = export(folder, contract, "i2_s")
+    assert verify(report.path, None, registry) == []
+    names = set(read_gguf(report.path).tensors)
+    assert ("output.weight" in names) is not contract.model.tied_embeddings
+    assert ("blk.0.ffn_sub_norm.weight" in names) is contract.model.sub_norms
+
+
+def test_only_the_rotary_part_of_a_head_is_permuted(export, make_checkpoint, micro, tmp_path):
+    contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, rope_dim=16))
+    folder = make_checkpoint(tmp_path / "partial", contract)
+    file = read_gguf(export(folder, contract, "f32").path)
+    source = open_checkpoint(folder).read("model.layers.0.self_attn.k_proj.weight")
+    written = file.packed("blk.0.attn_k.weight").view("<f4").reshape(64, 256)
+    assert np.array_equal(written, permute_qk(source, 2, 16))
+    assert np.array_equal(written[16:32], source[16:32])
+
+
 def test_rotary_rows_are_permuted_and_all_others_are_not(export, checkpoint, micro):
     file = read_gguf(export(checkpoint, micro, "f32").path)
     source = open_checkpoint(checkpoint)

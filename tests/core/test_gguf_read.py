@@ -142,6 +142,8 @@ def test_missing_data_are_refused_when_they_are_asked_for(write):
     assert file.packed("one").size == 102
     with pytest.raises(GGUFError, match="two: its data end at byte"):
         file.packed("two")
+    with pytest.raises(GGUFError, match="no tensor three"):
+        file.packed("three")
 
 
 def test_rows_that_are_not_whole_blocks_have_no_size(write):

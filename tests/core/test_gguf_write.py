@@ -121,3 +121,12 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ExportError, match="cannot be written"), PartialFile(tmp_path / "file" / "x.gguf", 8):
         pass
+
+
+def test_a_link_in_the_place_of_the_partial_file_is_not_followed(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    (tmp_path / ".x.gguf.partial").symlink_to(precious)
+    with pytest.raises(ExportError, match="cannot be written"), PartialFile(tmp_path / "x.gguf", 8):
+        pass
+    assert precious.read_bytes() == b"precious"

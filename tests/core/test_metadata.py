@@ -1,6 +1,7 @@
 import pytest
 
 from conform.core.errors import PluginError
+from conform.core.gguf_types import ValueType
 from conform.core.metadata import KeyValue, boolean, f32, gather_metadata, string, u32
 
 
@@ -35,6 +36,12 @@ def test_two_writers_may_agree():
         ({"one": ValueError("boom")}, "metadata writer one failed: ValueError: boom"),
         ({"one": {"k": 5}}, "one: k has no usable value"),
         ({"one": {"k": f32(float("nan"))}}, "one: k has no usable value"),
+        ({"one": {"k": KeyValue(99, 1)}}, "one: k has no usable value"),
+        ({"one": {"k": KeyValue(ValueType.UINT32, None)}}, "one: k has no usable value"),
+        ({"one": {"k": KeyValue(ValueType.ARRAY, [1], ValueType.UINT32)}}, "one: k has no usable value"),
+        ({"one": {"k": KeyValue(ValueType.UINT32, (1,), ValueType.UINT32)}}, "one: k has no usable value"),
+        ({"one": {"k": KeyValue(ValueType.ARRAY, (), ValueType.ARRAY)}}, "one: k has no usable value"),
+        ({"one": {"k": KeyValue(ValueType.UINT32, (1,))}}, "one: k has no usable value"),
         ({"one": {"": u32(1)}}, "'' is no key"),
         ({"one": {"a\n": u32(1)}}, "is no key"),
         ({"one": {5: u32(1)}}, "5 is no key"),

@@ -1,7 +1,10 @@
+import dataclasses
 import hashlib
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from conform.core.errors import CheckpointError
 from conform.core.sidecar import Sidecar, file_sha256, read_sidecar, write_sidecar
@@ -96,6 +99,12 @@ def test_a_changed_field_of_the_contract_breaks_its_digest(tmp_path, sidecar):
         read_sidecar(tmp_path)
 
 
+def test_a_number_that_json_cannot_hold_is_named(tmp_path, sidecar):
+    with pytest.raises(CheckpointError, match="cannot hold NaN or infinity, found in held_out"):
+        write_sidecar(tmp_path, dataclasses.replace(sidecar, held_out={"loss": float("nan")}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_are_hashed_in_steps(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x" * (9 << 20))
@@ -107,3 +116,33 @@ def test_files_are_hashed_in_steps(tmp_path):
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path, sidecar):
     with pytest.raises(CheckpointError, match="cannot be written"):
         write_sidecar(tmp_path / "nowhere", sidecar)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=5,
+)
+PATHS = st.sampled_from(
+    [("contract",), ("files",), ("files", "model.safetensors"), ("step",), ("held_out",), ("contract_digest",)]
+    + [("contract", section) for section in ("name", "model", "tokenizer", "storage")]
+    + [("contract", "model", field) for field in ("layers", "rope_base", "norm_eps", "architecture", "vocab")]
+    + [("contract", "tokenizer", field) for field in ("unk_id", "sha256", "byte_fallback")]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=PATHS, value=JSON)
+def test_foreign_values_raise_nothing_but_checkpoint_errors(tmp_path, sidecar, path, value):
+    write_sidecar(tmp_path, sidecar)
+    file = tmp_path / "conform.json"
+    data = json.loads(file.read_text())
+    table = data
+    for key in path[:-1]:
+        table = table[key]
+    table[path[-1]] = value
+    file.write_text(json.dumps(data))
+    try:
+        read_sidecar(tmp_path)
+    except CheckpointError as error:
+        assert "conform.json" in str(error)  # noqa: PT017 either outcome is right

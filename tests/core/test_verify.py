@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import hashlib
 import struct
 
 import numpy as np
@@ -155,6 +156,11 @@ def test_tokenizer_arrays_are_looked_into(exported, check, rewrite, tmp_path, pa
     assert where(check(rewrite(exported["f16"], {f"tokenizer.ggml.{part}": kinds[part](items)}))) == [expected]
 
 
+@pytest.mark.parametrize(("quant", "layout"), [("i2_s", "mips"), ("i2_s", ""), ("f16", "x86")])
+def test_a_byte_layout_that_means_nothing_is_an_error(exported, check, rewrite, quant, layout):
+    assert where(check(rewrite(exported[quant], {"conform.i2_s.layout": string(layout)}))) == ["conform.i2_s.layout"]
+
+
 def test_a_file_type_that_does_not_fit_is_a_warning(exported, check, rewrite):
     findings = check(rewrite(exported["f16"], {"general.file_type": u32(7)}))
     assert where(findings) == []
@@ -280,6 +286,22 @@ def test_a_foreign_file_needs_a_contract(exported, check, rewrite, micro_ternary
 def test_an_embedded_contract_must_be_whole(exported, check, rewrite, key, value, message):
     with pytest.raises(GGUFError, match=message):
         check(rewrite(exported["f16"], {key: value}))
+
+
+def test_a_hostile_contract_in_a_file_is_refused_at_once(exported, check, rewrite, micro_ternary):
+    canonical = micro_ternary.canonical().replace('"layers":2', '"layers":2147483647')
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    keys = {"conform.contract": string(canonical), "conform.contract.digest": string(digest)}
+    with pytest.raises(GGUFError, match="layers = 2147483647: expected at most 10000"):
+        check(rewrite(exported["f16"], keys))
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "{}", '{"model": 5}', '{"model": {}}', "[" * 100_000, "nonsense"])
+def test_a_contract_that_is_none_is_refused(exported, check, rewrite, text):
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    keys = {"conform.contract": string(text), "conform.contract.digest": string(digest)}
+    with pytest.raises(GGUFError, match="is no contract"):
+        check(rewrite(exported["f16"], keys))
 
 
 def test_a_class_stored_against_the_policy_is_a_warning(checkpoint, micro, registry, tmp_path):

@@ -75,7 +75,7 @@ class SitePackages:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         entries = info / "entry_points.txt"
         head = entries.read_text() if entries.exists() else "[conform]\n"
-        entries.write_text(f"{head}{entry} = {target or module}\n")
+        entries.write_text(f"{head}{entry} = {module if target is None else target}\n")
         self.monkeypatch.delitem(sys.modules, module, raising=False)
         return module
 

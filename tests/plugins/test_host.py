@@ -149,3 +149,16 @@ def test_metadata_writers_and_drivers_are_checked_too(site_packages):
         PREAMBLE + "@hookimpl\ndef conform_metadata_writers():\n    return [Plain()]\n",
     )
     assert "plain has no keys" in only_failure(load_registry()).reason
+
+
+@pytest.mark.parametrize("value", ["two words", "", "module:", "1module", "no_such_module_at_all:plugin"])
+def test_an_entry_point_that_names_no_module_is_recorded(site_packages, value):
+    site_packages.install("damaged", "", target=value)
+    failure = only_failure(load_registry())
+    assert (failure.plugin, failure.owner) == ("damaged:main", "damaged 1.0")
+
+
+def test_a_distribution_without_metadata_is_unknown_but_recorded(site_packages):
+    site_packages.install("damaged", "x = 1\n")
+    next(site_packages.folder.glob("*.dist-info")).joinpath("METADATA").unlink()
+    assert only_failure(load_registry()).owner == "unknown unknown"

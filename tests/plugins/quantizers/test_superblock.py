@@ -232,11 +232,11 @@ def test_a_sub_block_of_zeros_stays_small(quantizer):
 @by_effort
 @pytest.mark.parametrize("value", [1.0, -3e-4, 65504.0])
 def test_rows_of_one_value_are_kept(quantizer, effort, value):
-    if effort == "fast" and quantizer.name in {"iq2_xxs", "iq3_s"}:
-        pytest.skip("only the lowest level stands for one value; fast does not start there")
+    # There only the lowest level stands for one value, and fast does not start from a scale so large; ggml loses more.
+    missed = effort == "fast" and quantizer.name in {"iq2_xxs", "iq3_s"}
     values = np.full((1, 256), value, np.float32)
-    packed = quantizer.with_effort(effort).quantize(values)
-    np.testing.assert_allclose(quantizer.dequantize(packed, values.shape), values, rtol=0.02)
+    decoded = quantizer.dequantize(quantizer.with_effort(effort).quantize(values), values.shape)
+    assert np.sqrt(np.mean((decoded / np.float32(value) - 1) ** 2)) < (0.33 if missed else 0.02)
 
 
 @by_type

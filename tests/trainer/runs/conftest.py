@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conform.contract.load import contract_to_mapping, load_contract
+from conform.contract.dump import dump_contract
+from conform.contract.load import load_contract
 from conform.trainer.data_build import build_data
 from conform.trainer.metrics import read_metrics
 from conform.trainer.tokenizer import train_tokenizer
@@ -46,7 +47,7 @@ def contracts(tmp_path_factory):
     for name, reference in (("dense", "nano"), ("ternary", "nano+ternary"), ("bitnet", "nano+bitnet")):
         contract = load_contract(reference)
         micro = dataclasses.replace(contract, name=name, model=dataclasses.replace(contract.model, **MICRO))
-        (folder / f"{name}.toml").write_text(_toml(contract_to_mapping(micro)))
+        (folder / f"{name}.toml").write_text(dump_contract(micro))
     return folder
 
 
@@ -102,11 +103,3 @@ def curve():
         return [{key: value for key, value in record.items() if key not in clock} for record in read_metrics(run)]
 
     return read
-
-
-def _toml(mapping, prefix=""):
-    lines = [f"{key} = {json.dumps(value)}" for key, value in mapping.items() if not isinstance(value, dict)]
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            lines += [f"[{prefix}{key}]", _toml(value)]
-    return "\n".join(lines) + "\n"

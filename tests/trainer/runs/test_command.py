@@ -1,0 +1,202 @@
+"""`conform train` as its users start it: in its own processes, with signals, full disks and wrong folders."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conform.trainer.metrics import read_metrics
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {"batch": 8, "sequence": 32, "lr": 3e-3, "dtype": "f32", "save-every": 10, "eval-every": 30, "keep-last": 0}
+
+
+@pytest.fixture(scope="module")
+def begin(contracts, data):
+    """The arguments that begin a run."""
+
+    def line(out, *, steps=60, contract="dense"):
+        given = {"--contract": contracts / f"{contract}.toml", "--data": data, "--out": out, "--steps": steps}
+        given |= {f"--{name}": value for name, value in SETTINGS.items()}
+        return ["train", *(str(part) for pair in given.items() for part in pair)]
+
+    return line
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, conform, begin):
+    """A run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    status, _, errors = conform(*begin(out))
+    assert status == 0, errors
+    return out
+
+
+def started(arguments, run, step, environment):
+    """The process, once the run has recorded that step."""
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not any(record["step"] >= step for record in read_metrics(run)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(number, whole, begin, conform, curve, tmp_path, environment):
+    run = tmp_path / "run"
+    process = started([sys.executable, "-m", "conform.core.cli", *begin(run)], run, 13, environment)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"go on with: conform train --resume {run}" in errors
+    reached = max(record["step"] for record in read_metrics(run))
+    assert reached < 60, "it was to be interrupted"
+    assert (run / f"checkpoints/step-{reached:08d}/conform.json").is_file()
+    status, _, errors = conform("train", "--resume", run)
+    assert status == 0, errors
+    assert curve(run) == curve(whole)
+
+
+def test_a_run_killed_twice_goes_on_bit_for_bit(whole, begin, conform, curve, tmp_path, environment):
+    run = tmp_path / "run"
+    for arguments, step in ((begin(run), 23), (["train", "--resume", str(run)], 37)):
+        process = started([sys.executable, "-m", "conform.core.cli", *arguments], run, step, environment)
+        process.kill()
+        process.communicate()
+        assert not (run / "complete.json").exists(), "it was to be killed"
+    status, _, errors = conform("train", "--resume", run)
+    assert status == 0, errors
+    assert curve(run) == curve(whole)
+
+
+def test_killing_every_process_at_once_loses_nothing(begin, conform, torchrun, curve, tmp_path, environment):
+    reference, run = tmp_path / "reference", tmp_path / "run"
+    done = subprocess.run(
+        torchrun(2, *begin(reference)), check=False, capture_output=True, timeout=200, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    process = started(torchrun(2, *begin(run), "--async-save"), run, 23, environment)
+    os.killpg(process.pid, signal.SIGKILL)
+    workers = _workers(run)
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    done = subprocess.run(
+        torchrun(2, "train", "--resume", run), check=False, capture_output=True, timeout=200, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert curve(run) == curve(reference)
+
+
+def _workers(run):
+    """The processes of that run, which torchrun puts into sessions of their own."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and int(entry) != os.getpid():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    if os.fsencode(run) in file.read().split(b"\0"):
+                        found.append(int(entry))
+            except OSError:
+                pass  # it is gone already
+    return found
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(begin, conform, tmp_path, whole, curve):
+    run = tmp_path / "run"
+    # Every file of more than 200 kB fails, as on a full disk: the weights do, the metrics do not.
+    limited = ["bash", "-c", 'ulimit -f 200 && exec "$0" "$@"', sys.executable, "-m", "conform.core.cli"]
+    status, _, errors = conform(*begin(run), launcher=limited)
+    assert status == 2
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("conform: ")
+    assert "cannot be written" in errors
+    assert "there is no checkpoint yet" in errors
+    assert os.listdir(run / "checkpoints") == []
+    assert conform("train", "--resume", run)[0] == 0
+    assert curve(run) == curve(whole)
+
+
+def test_a_disk_that_fills_later_leaves_the_last_checkpoint(whole, conform, tmp_path):
+    run = shutil.copytree(whole, tmp_path / "run")
+    limited = ["bash", "-c", 'ulimit -f 200 && exec "$0" "$@"', sys.executable, "-m", "conform.core.cli"]
+    status, _, errors = conform("train", "--resume", run, "--steps", "65", launcher=limited)
+    assert status == 2
+    assert f"the last good checkpoint is {run}/checkpoints/step-00000060" in errors
+    assert "step-00000065" not in os.listdir(run / "checkpoints")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(begin, conform, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("/proc/no-folder-can-be-made-here/run", tmp_path / "file/run"):
+        status, _, errors = conform(*begin(place))
+        assert status == 2
+        assert errors.count("\n") == 1
+        assert "cannot be written" in errors
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+def test_a_read_only_folder_is_one_sentence(begin, conform, tmp_path):
+    tmp_path.chmod(0o500)
+    status, _, errors = conform(*begin(tmp_path / "run"))
+    assert (status, errors.count("\n")) == (2, 1)
+
+
+def test_an_error_of_several_processes_is_said_once(begin, torchrun, tmp_path, environment, data):
+    arguments = [part if part != str(data) else str(tmp_path) for part in begin(tmp_path / "run")]
+    done = subprocess.run(
+        torchrun(2, *arguments), check=False, capture_output=True, text=True, timeout=120, env=environment
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith("conform: ")]
+    assert len(said) == 1
+    assert "manifest.json" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train"], "give --out for a new run, or --resume"),
+        (["train", "--out", "a", "--resume", "b"], "give --out for a new run, or --resume"),
+        (["train", "--out", "a"], "--contract and --data are needed"),
+        (["train", "--out", "a", "--config", "no-such"], "no such config file"),
+        (["train", "--out", "a", "--contract", "no-such", "--data", "."], "no such contract"),
+        (["train", "--resume", "no-such"], "holds no run"),
+        (["train", "--out", "a", "--lr", "-1"], "lr = -1.0: expected more than 0"),
+        (["train", "report", "no-such"], "holds no run"),
+        (["train", "plan", "--contract", "no-such"], "no such contract"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_status_2(arguments, sentence, conform, tmp_path):
+    status, out, errors = conform(
+        *arguments, launcher=["env", "-C", str(tmp_path), sys.executable, "-m", "conform.core.cli"]
+    )
+    assert (status, out) == (2, "")
+    assert sentence in errors
+    assert "Traceback" not in errors
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_report_is_one_page_that_needs_nothing_else(whole, conform, tmp_path):
+    page = tmp_path / "page.html"
+    assert conform("train", "report", whole, "-o", page)[0] == 0
+    text = page.read_text()
+    assert text.count("<svg") >= 4
+    assert "times better than token frequencies" in text
+    assert not any(mark in text for mark in ("http-equiv", "<script", "<link", 'src="'))
+
+
+def test_a_plan_says_what_fits(conform):
+    status, out, _ = conform("train", "plan", "--contract", "base-1.5b", "--gpus", "8", "--memory", "80", "--json")
+    row = json.loads(out)[0]
+    assert status == 0
+    assert row["devices"] == 8
+    assert 10 < row["gib"] <= 80
+    assert conform("train", "plan", "--contract", "base-1.5b", "--gpus", "1", "--memory", "12")[0] == 1
