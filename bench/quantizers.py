@@ -35,6 +35,7 @@ __all__ = ["main"]
 
 EFFORTS: tuple[Effort, ...] = ("fast", "default", "best")
 COLS = 2048
+COPIED_ROWS = 4096  # 32 MiB of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,22 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Wall:
-    """Throughput of one quantizer in millions of weights per second of wall time; `copy` is a plain copy's."""
+    """Throughput of one quantizer in millions of weights per second of wall time."""
 
     type: str
     tool: str
     one_thread: float
     two_threads: float
-    copy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """Throughput per CPU-second of a type that only converts, and as a share of copying its float32 input."""
+
+    type: str
+    tool: str
+    mw_per_cpu_s: float
+    of_a_copy: float
 
 
 def synthetic(kind: str, rows: int) -> Float32:
@@ -194,8 +204,6 @@ def _wall(pack: Callable[[Float32], object], values: Float32, threads: int, repe
 def measure_wall(quantizer: Quantizer, peer: Ggml | None, values: Float32, repeats: int) -> list[Wall]:
     """Wall time at one and two threads, gaussian data with importance, default effort."""
     weights = skewed_importance()
-    room = np.empty_like(values)
-    copy = values.size / min(_cpu_seconds(lambda: np.copyto(room, values)) for _ in range(9)) / 1e6
     found = []
     for contestant in _contestants(quantizer, peer, values.shape):
         if contestant.effort in {"", "default"}:
@@ -203,7 +211,23 @@ def measure_wall(quantizer: Quantizer, peer: Ggml | None, values: Float32, repea
                 _wall(lambda rows, c=contestant: c.pack(rows, weights), values, threads, repeats)  # type: ignore[misc]
                 for threads in (1, 2)
             ]
-            found.append(Wall(quantizer.name, contestant.tool, speeds[0], speeds[1], copy))
+            found.append(Wall(quantizer.name, contestant.tool, *speeds))
+    return found
+
+
+def measure_conversion(quantizer: Quantizer, peer: Ggml | None, repeats: int) -> list[Conversion]:
+    """A tensor that fits no cache, converted and, right before that, copied."""
+    values = synthetic("gauss", COPIED_ROWS)
+    room = np.zeros_like(values)
+    found = []
+    for contestant in _contestants(quantizer, peer, values.shape):
+        pairs = []
+        for _ in range(repeats + 1):
+            copy = _cpu_seconds(lambda: np.copyto(room, values))
+            pairs.append((copy, _cpu_seconds(lambda c=contestant: c.pack(values, None))))  # type: ignore[misc]
+        seconds = statistics.median(own for _, own in pairs[1:])
+        share = statistics.median(copy / own for copy, own in pairs[1:])
+        found.append(Conversion(quantizer.name, contestant.tool, values.size / seconds / 1e6, share))
     return found
 
 
@@ -247,15 +271,22 @@ def _range(values: Sequence[float]) -> str:
 
 
 def wall_rows(walls: Sequence[Wall]) -> Iterator[tuple[str, ...]]:
-    """A line for each type and tool: wall throughput, what the second thread brings, share of a plain copy."""
+    """A line for each type and tool: wall throughput, and what the second thread brings."""
     for wall in walls:
-        speeds = (f"{wall.one_thread:.1f}", f"{wall.two_threads:.1f}", f"{wall.two_threads / wall.one_thread:.2f}")
-        yield (wall.type, wall.tool, *speeds, f"{wall.one_thread / wall.copy:.3f}")
+        gain = wall.two_threads / wall.one_thread
+        yield (wall.type, wall.tool, f"{wall.one_thread:.1f}", f"{wall.two_threads:.1f}", f"{gain:.2f}")
+
+
+def conversion_rows(conversions: Sequence[Conversion]) -> Iterator[tuple[str, ...]]:
+    """A line for each type and tool: throughput, and its share of a copy's."""
+    for c in conversions:
+        yield (c.type, c.tool, f"{c.mw_per_cpu_s:.0f}", f"{c.of_a_copy:.2f}")
 
 
 ERROR_HEADINGS = ("type", "bits", "data", "importance", "ggml", *EFFORTS, *(f"{e}/ggml" for e in EFFORTS))
 SPEED_HEADINGS = ("type", "ggml Mw/CPU-s", *EFFORTS, *(f"{e} ×" for e in EFFORTS))
-WALL_HEADINGS = ("type", "tool", "1 thread Mw/s", "2 threads", "gain", "of a plain copy")
+WALL_HEADINGS = ("type", "tool", "1 thread Mw/s", "2 threads", "gain")
+CONVERSION_HEADINGS = ("type", "tool", "Mw/CPU-s", "share of a plain copy")
 
 
 def as_markdown(headings: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:
@@ -286,16 +317,24 @@ def plot(results: Sequence[Result], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "conform"
     from matplotlib import pyplot
 
+    searched = {r.type for r in results if r.effort}
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), sharey=True)
     for axis, importance in zip(axes, (False, True), strict=True):
-        shown = [r for r in results if r.data == "gauss" and r.importance == importance and r.bits < 5]
+        shown = [r for r in results if r.data == "gauss" and r.importance == importance and r.type in searched]
         for tool, marker, colour in (("ggml", "o", "tab:gray"), ("conform", "^", "tab:red")):
             points = [r for r in shown if r.tool == tool and r.effort in {"", "default"}]
             axis.scatter([r.bits for r in points], [_error(r) for r in points], marker=marker, c=colour, label=tool)
             if tool == "conform":
                 for r in points:
-                    axis.annotate(r.type, (r.bits, _error(r)), xytext=(4, -10), textcoords="offset points", fontsize=8)
-        axis.set(xlabel="bits per weight", yscale="log", title=f"{'with' if importance else 'without'} importance")
+                    axis.annotate(
+                        r.type, (r.bits, _error(r)), xytext=(-5, -9), textcoords="offset points", fontsize=8, ha="right"
+                    )
+        axis.set(
+            xlabel="bits per weight",
+            xlim=(1.2, 4.8),
+            yscale="log",
+            title=f"{'with' if importance else 'without'} importance",
+        )
         axis.grid(visible=True, which="both", alpha=0.3)
     axes[0].set_ylabel("relative error, gaussian weights")
     axes[0].legend()
@@ -336,32 +375,38 @@ def main(
         data["trained"] = trained(checkpoint, rows)
     results: list[Result] = []
     walls: list[Wall] = []
+    conversions: list[Conversion] = []
     for quantizer in load_registry().match(quant):
         for name, values in data.items():
-            for weights in (None, skewed_importance()):
+            for weights in (None, skewed_importance()) if isinstance(quantizer, Tunable) else (None,):
                 results += measure(quantizer, peer, name, values, weights, repeats)
-        walls += measure_wall(quantizer, peer, data["gauss"], repeats)
+        if isinstance(quantizer, Tunable):
+            walls += measure_wall(quantizer, peer, data["gauss"], repeats)
+        else:
+            conversions += measure_conversion(quantizer, peer, repeats)
         click.echo(f"{quantizer.name} measured", err=True)
-    _report(results, walls, facts(peer, data, repeats), json_path, markdown, plot_path)
+    _report(results, walls, conversions, facts(peer, data, repeats), json_path, markdown, plot_path)
 
 
 def _report(
     results: Sequence[Result],
     walls: Sequence[Wall],
+    conversions: Sequence[Conversion],
     what: Mapping[str, str],
     json_path: str | None,
     markdown: Path | None,
     plot_path: Path | None,
 ) -> None:
     if json_path:
-        report = {"facts": what, "results": [asdict(r) for r in results], "wall": [asdict(w) for w in walls]}
-        write_json(report, json_path)
+        measured = {"results": results, "wall": walls, "conversions": conversions}
+        write_json({"facts": what} | {k: [asdict(v) for v in values] for k, values in measured.items()}, json_path)
     if plot_path:
         plot(results, plot_path)
     tables = (
         ("Error", ERROR_HEADINGS, list(error_rows(results))),
         ("Throughput per CPU-second", SPEED_HEADINGS, list(speed_rows(results))),
         ("Throughput per wall second", WALL_HEADINGS, list(wall_rows(walls))),
+        ("Conversions, 32 MiB of values", CONVERSION_HEADINGS, list(conversion_rows(conversions))),
     )
     for title, headings, lines in tables:
         print_table(headings, lines, title=title)
