@@ -211,6 +211,12 @@ def _tokenizer(source: "Source | None", asked: Path | None) -> "PromptTokenizer 
 def _check_scope(scope: "Scope", subject: "Subject") -> None:
     """A prompt that cannot be asked is an error of the user's, never a passage that is silently left out."""
     context = subject.file.metadata.get(f"{subject.file.metadata.get('general.architecture')}.context_length")
+    embedding = subject.file.tensors.get("token_embd.weight")
+    if subject.tokenizer and embedding and subject.tokenizer.size > embedding.shape[0]:
+        raise RuntimeDriverError(
+            f"the tokenizer has {subject.tokenizer.size} pieces, the embedding of {subject.file.path} only "
+            f"{embedding.shape[0]} rows; it belongs to another model"
+        )
     for prompt in scope.prompts:
         if "\0" in prompt:
             raise RuntimeDriverError("a prompt with a NUL character cannot be passed on a command line")
