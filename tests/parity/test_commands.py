@@ -82,6 +82,7 @@ def test_a_prompt_of_the_users_is_examined(gguf, goref, tmp_path):
         (["{gguf}", "--go-bin", "{gguf}"], "not executable"),
         (["{gguf}", "--checkpoint", "none"], "no such file or folder"),
         (["{gguf}", "--driver", "none"], "no such driver"),
+        (["{gguf}", "--driver", "jsonlines"], "name it with --runtime"),
         (["{gguf}", "--tokenizer", "{gguf}"], "not a SentencePiece model"),
         (["{gguf}", "--prompt", "word " * 300], "the model's context is"),
         (["{text}"], "not a GGUF file"),
