@@ -39,7 +39,9 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[GGUF]...", type=click.Path(path_type=Path))
-@click.option("--go-bin", type=click.Path(path_type=Path), help="The runtime to judge; without it goref is built.")
+@click.option(
+    "--go-bin", "--runtime", type=click.Path(path_type=Path), help="The program to judge; without it goref is built."
+)
 @click.option("--driver", "driver_name", default="bitnet-go", show_default=True, help="How to talk to the runtime.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="What the files were exported from.")
 @click.option("--contract", "contract_name", help="The checkpoint's contract, where it carries none.")
@@ -82,7 +84,7 @@ def parity(
 
     registry = load_registry()
     driver = _driver(registry, driver_name)
-    program = go_bin if go_bin is not None else _goref()
+    program = go_bin if go_bin is not None else _goref(driver_name)
     limits = Limits(seconds=timeout, memory=memory_limit)
     scope = Scope(prompts, max_tokens, seed, positions, longest)
     subjects = []
@@ -144,7 +146,9 @@ def _driver(registry: "Registry", name: str) -> RuntimeDriver:
     return driver
 
 
-def _goref() -> Path:
+def _goref(driver_name: str) -> Path:
+    if driver_name != "bitnet-go":
+        raise RuntimeDriverError(f"the driver {driver_name} needs a program to judge; name it with --runtime")
     from conform.parity.toolchain import build_goref
 
     return build_goref()
@@ -211,6 +215,12 @@ def _tokenizer(source: "Source | None", asked: Path | None) -> "PromptTokenizer 
 def _check_scope(scope: "Scope", subject: "Subject") -> None:
     """A prompt that cannot be asked is an error of the user's, never a passage that is silently left out."""
     context = subject.file.metadata.get(f"{subject.file.metadata.get('general.architecture')}.context_length")
+    embedding = subject.file.tensors.get("token_embd.weight")
+    if subject.tokenizer and embedding and subject.tokenizer.size > embedding.shape[0]:
+        raise RuntimeDriverError(
+            f"the tokenizer has {subject.tokenizer.size} pieces, the embedding of {subject.file.path} only "
+            f"{embedding.shape[0]} rows; it belongs to another model"
+        )
     for prompt in scope.prompts:
         if "\0" in prompt:
             raise RuntimeDriverError("a prompt with a NUL character cannot be passed on a command line")

@@ -55,8 +55,9 @@ def judge(subject: Subject, scope: Scope, limits: Limits, progress: Progress, *,
         if failed and not keep_going:
             results[rung] = not_run(rung, f"{' and '.join(failed)} failed")
         else:
-            results[rung] = _run(rung, evidence)
-    if results["implementation"].status == "fail" and not results["implementation"].fault:
+            damaged = "file" in results and not results["file"].passed
+            results[rung] = _run(rung, evidence, damaged)
+    if results["implementation"].status == "fail" and results["implementation"].compared:
         results["implementation"] = _localised(results["implementation"], evidence)
     quantisation, implementation = _ledgers(evidence, results)
     return Verdict(
@@ -72,13 +73,18 @@ def _blocks(result: RungResult) -> bool:
     return result.status == "fail" or "failed" in result.reason
 
 
-def _run(rung: RungName, evidence: Evidence) -> RungResult:
+def _run(rung: RungName, evidence: Evidence, damaged: bool) -> RungResult:
     try:
         return _JUDGES[rung](evidence)
     except RuntimeFault as fault:
         return faulted(rung, fault)
     except ConformError as error:
         return RungResult(rung, "fail", reason=str(error))
+    except (ValueError, IndexError, KeyError, RuntimeError) as error:
+        if not damaged:
+            raise
+        # The file rung has said what is wrong with the file; here it only cannot be computed with.
+        return RungResult(rung, "fail", reason=f"the file cannot be computed with: {str(error).splitlines()[0]}")
 
 
 def _localised(result: RungResult, evidence: Evidence) -> RungResult:

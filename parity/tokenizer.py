@@ -24,6 +24,11 @@ class PromptTokenizer:
     processor: Any
     bos: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """The number of pieces."""
+        return int(self.processor.vocab_size())
+
     def ids(self, text: str) -> tuple[int, ...]:
         """What a runtime must make of the prompt."""
         return (*self.bos, *self.continuation(text))

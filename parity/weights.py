@@ -14,7 +14,7 @@ from conform.core.checkpoint import Checkpoint
 from conform.core.errors import GGUFError
 from conform.core.gguf_read import GGUFFile
 from conform.core.gguf_types import I2_S
-from conform.core.quantizer import Float32
+from conform.core.quantizer import Float32, Quantizer
 from conform.core.ternary import ternarise
 from conform.parity.linear import Dense, Linear, Ternary
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from conform.plugins.registry import Registry
 
 __all__ = ["CheckpointWeights", "FileWeights", "Weights"]
+
+_USUAL_LAYOUT = "x86"
 
 
 class Weights(Protocol):
@@ -57,8 +59,7 @@ class FileWeights:
         if info.ggml_type == I2_S:  # its blocks run across rows
             return torch.from_numpy(self.decoded("token_embd.weight"))[list(ids)]
         rows = self.file.packed("token_embd.weight").reshape(info.shape[0], -1)[np.asarray(ids, dtype=np.int64)]
-        decoder = self.registry.decoder(info.ggml_type)
-        return torch.from_numpy(decoder.dequantize(rows.reshape(-1), (len(ids), info.shape[1])))
+        return torch.from_numpy(self._decoder(info.ggml_type).dequantize(rows.reshape(-1), (len(ids), info.shape[1])))
 
     def norm(self, role: Role, layer: int | None = None) -> Tensor | None:
         """See Weights."""
@@ -84,7 +85,12 @@ class FileWeights:
         info = self.file.tensors.get(name)
         if info is None:
             raise GGUFError(f"{self.file.path}: tensor {name} is missing")
-        return self.registry.decoder(info.ggml_type).dequantize(self.file.packed(name), info.shape)
+        return self._decoder(info.ggml_type).dequantize(self.file.packed(name), info.shape)
+
+    def _decoder(self, type_id: int) -> Quantizer:
+        # i2_s alone is written in several layouts under one type id; a file that does not say which has the usual one.
+        layout = self.file.metadata.get("conform.i2_s.layout", _USUAL_LAYOUT)
+        return self.registry.decoder(type_id, "" if type_id != I2_S or layout == _USUAL_LAYOUT else str(layout))
 
     def _linear(self, name: str) -> Linear:
         values = self.decoded(name)

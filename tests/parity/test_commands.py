@@ -1,15 +1,20 @@
 """conform parity as a user types it: exit status, messages, JSON."""
 
+import io
 import json
 import re
 import stat
+import subprocess
+import sys
 
 import click
 import pytest
+import sentencepiece
 from click.testing import CliRunner
 
 from conform.core.errors import ConformError
 from conform.parity.commands import parity
+from conform.parity.prompts import PROSE
 
 FEW = ["--max-tokens=4", "--positions=6", "--longest=24", "--timeout=30"]
 
@@ -77,6 +82,7 @@ def test_a_prompt_of_the_users_is_examined(gguf, goref, tmp_path):
         (["{gguf}", "--go-bin", "{gguf}"], "not executable"),
         (["{gguf}", "--checkpoint", "none"], "no such file or folder"),
         (["{gguf}", "--driver", "none"], "no such driver"),
+        (["{gguf}", "--driver", "jsonlines"], "name it with --runtime"),
         (["{gguf}", "--tokenizer", "{gguf}"], "not a SentencePiece model"),
         (["{gguf}", "--prompt", "word " * 300], "the model's context is"),
         (["{text}"], "not a GGUF file"),
@@ -114,3 +120,50 @@ def test_a_memory_limit_must_be_one(gguf, limit):
         CliRunner().invoke(
             parity, [str(gguf), f"--memory-limit={limit}"], standalone_mode=False, catch_exceptions=False
         )
+
+
+def test_a_tokenizer_of_another_model_is_refused(gguf, tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([f"{PROSE} {number}" for number in range(9)]),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    foreign = tmp_path / "tokenizer.model"
+    foreign.write_bytes(model.getvalue())
+    status, _, error = run(gguf, "--tokenizer", foreign)
+    assert status == 2
+    assert "600 pieces" in error
+
+
+def test_help_imports_no_torch():
+    code = "import sys, conform.parity.commands; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def damaged(gguf, target, change):
+    content = bytearray(gguf.read_bytes())
+    change(content)
+    target.write_bytes(bytes(content))
+    return target
+
+
+@pytest.mark.parametrize("length", [3, 24, 5000])
+def test_a_truncated_file_is_one_sentence(gguf, goref, tmp_path, length):
+    short = damaged(gguf, tmp_path / "short.gguf", lambda content: content.__delitem__(slice(length, None)))
+    status, _, error = run(short, "--go-bin", goref, "--checkpoint", gguf.parent, *FEW)
+    assert status == 2
+    assert "truncated" in error
+
+
+def test_a_file_that_ends_within_its_data_does_not_conform(gguf, goref, tmp_path):
+    short = damaged(
+        gguf, tmp_path / "short.gguf", lambda content: content.__delitem__(slice(len(content) - 4096, None))
+    )
+    status, output, error = run(short, "--go-bin", goref, "--checkpoint", gguf.parent, "--keep-going", *FEW)
+    assert (status, error) == (1, "")
+    assert "does not conform: file" in output

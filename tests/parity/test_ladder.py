@@ -1,5 +1,7 @@
 """Whole verdicts on the real Go runtime: healthy files pass every rung, and no verdict can be empty."""
 
+import dataclasses
+
 import pytest
 
 from conform.core.checkpoint import open_checkpoint
@@ -35,6 +37,31 @@ def test_a_healthy_file_conforms(request, judged_file, make_gguf, make_checkpoin
     assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
     assert all(rung.compared for rung in verdict.rungs)
     assert verdict.implementation.kl < 1e-3
+
+
+TYPES = ("q8_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs")
+
+
+@pytest.mark.parametrize("quant", [pytest.param(q, marks=[] if q == "iq3_s" else pytest.mark.slow) for q in TYPES])
+def test_every_quantisation_conforms(judged_file, make_gguf, make_checkpoint, micro, quant):
+    """Rows of 256 values: every type fits, and the Go runtime decodes each of them bit for bit."""
+    wide = dataclasses.replace(micro, model=dataclasses.replace(micro.model, head_dim=128, rope_dim=128))
+    verdict = judged_file(make_gguf(wide, quant), make_checkpoint(wide))
+    assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
+
+
+@pytest.mark.parametrize("quant", ["tq1_0", "tq2_0"])
+@pytest.mark.slow
+def test_ternary_types_conform_on_ternary_models(judged_file, make_gguf, make_checkpoint, micro_ternary, quant):
+    model = dataclasses.replace(micro_ternary.model, head_dim=128, rope_dim=128)
+    wide = dataclasses.replace(micro_ternary, model=model)
+    assert judged_file(make_gguf(wide, quant), make_checkpoint(wide)).passed
+
+
+def test_ternarising_a_dense_model_is_told_as_what_it_costs(judged_file, make_gguf, make_checkpoint, micro):
+    rungs = by_rung(judged_file(make_gguf(micro, "i2_s"), make_checkpoint(micro)))
+    assert rungs["implementation"].passed
+    assert not rungs["quantisation"].passed
 
 
 def test_the_receipt_binds_the_numbers(judged_file, make_gguf, make_checkpoint, micro, goref):
