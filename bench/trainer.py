@@ -1,6 +1,7 @@
-"""Tokens per second and peak memory of a training step: conform's model beside transformers' Llama, same shapes.
+"""Tokens per second and peak memory of a training step, beside transformers' Llama at the same shapes.
 
-    pip install 'transformers>=4.50'; python bench/trainer.py [--contract nano] [--batch 8] [--sequence 256] [--json FILE]
+    pip install 'transformers>=4.50'
+    python bench/trainer.py [--contract nano] [--batch 8] [--sequence 256] [--json FILE]
 
 Each subject runs in a process of its own, in turns, so that memory is its own and load falls on all alike; the best of
 all turns counts. Both train in bfloat16 products over float32 weights, with the same fused AdamW and clipping. The last
