@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,11 +72,15 @@ def write_text_atomically(path: Path, text: str) -> None:
 
     Raises ConformError naming the path when it cannot be written.
     """
+    part = path.with_name(f".{path.name}.part")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with part.open("w") as file:
             file.write(text)
-        os.replace(file.name, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
     except OSError as error:
+        part.unlink(missing_ok=True)
         raise ConformError(f"{path}: cannot be written: {error.strerror}") from error
 
 

@@ -67,7 +67,7 @@ def main(name: str) -> int:
     journey.inputs.mkdir(parents=True, exist_ok=True)
     if not (tokenizer / "tokenizer.model").exists():
         conform("tokenizer", "train", "--input", TEXT, "--vocab", journey.vocab, "-o", tokenizer)
-    conform("data", "build", "--input", TEXT, "--tokenizer", tokenizer, "-o", shards)
+    conform("data", "build", "--input", TEXT, "--tokenizer", tokenizer, "--held-out", "0.05", "-o", shards)
     train(journey, shards)
     checkpoint = sorted((journey.run / "checkpoints").glob("step-*"))[-1]
     conform("contract", "check", checkpoint, "--contract", journey.contract)

@@ -21,8 +21,9 @@ TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".py")
 _KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".zst")
 
-# Tests are repetitive and partly deliberate garbage; _sysconfigdata differs from machine to machine.
-_NOT_STDLIB_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+# Tests are repetitive and partly deliberate garbage; the codecs are a hundred copies of one generated table, which would
+# make held-out text look easy; _sysconfigdata differs from machine to machine.
+_NOT_STDLIB_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "__pycache__"}
 _NOT_STDLIB_PREFIX = "_sysconfigdata"
 
 
@@ -64,7 +65,7 @@ def source_sha256(source: Source) -> str:
 
 
 def python_stdlib(root: Path | None = None) -> Iterator[Source]:
-    """The *.py files of the running interpreter's standard library, without tests and installed packages."""
+    """The *.py files of the running interpreter's standard library, without tests, codec tables and packages."""
     root = root or Path(sysconfig.get_path("stdlib"))
     for path in _walk(root, _NOT_STDLIB_FOLDERS):
         if path.suffix == ".py" and not path.is_symlink() and not path.name.startswith(_NOT_STDLIB_PREFIX):
