@@ -1,7 +1,6 @@
 """Report: findings, tables and measurements → terminal or JSON; with the command modules, all that prints."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from conform.contract.finding import Finding
+from conform.core.atomic_write import write_atomically
 from conform.core.errors import ConformError
 
 __all__ = [
@@ -72,15 +72,9 @@ def write_text_atomically(path: Path, text: str) -> None:
 
     Raises ConformError naming the path when it cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        write_atomically(path, text.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ConformError(f"{path}: cannot be written: {error.strerror}") from error
 
 

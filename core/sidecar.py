@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from conform.contract.errors import ContractError
 from conform.contract.load import contract_from_mapping, contract_to_mapping
 from conform.contract.spec import Contract
+from conform.core.atomic_write import write_atomically
 from conform.core.errors import CheckpointError
 
 __all__ = ["SIDECAR_NAME", "Sidecar", "file_sha256", "read_sidecar", "write_sidecar"]
@@ -96,7 +96,6 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
     for key in ("tokenizer_digest", "data_digest", "step", "tokens", "held_out", "trainer"):
         if (value := getattr(sidecar, key)) is not None:
             data[key] = value
-    partial = folder / f".{SIDECAR_NAME}.partial"
     try:
         text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
@@ -104,12 +103,7 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
             f"{folder / SIDECAR_NAME}: cannot hold NaN or infinity, found in {_culprit(data)}"
         ) from error
     try:
-        # Not a temporary file of the standard library, which nobody else could read.
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / SIDECAR_NAME)
+        write_atomically(folder / SIDECAR_NAME, text.encode())
     except OSError as error:
         raise CheckpointError(f"{folder / SIDECAR_NAME}: cannot be written: {error.strerror}") from error
 

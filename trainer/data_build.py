@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conform.core.atomic_write import write_atomically
 from conform.core.vocabulary import read_vocabulary
-from conform.trainer.atomic_write import write_atomically
 from conform.trainer.corpus import MAX_CHARS
 from conform.trainer.data_batches import Place, read_batches
 from conform.trainer.data_encode import Encoder, in_order

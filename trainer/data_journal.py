@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conform.trainer.atomic_write import write_atomically
+from conform.core.atomic_write import write_atomically
 from conform.trainer.data_batches import Batch
 from conform.trainer.data_encode import Encoded
 from conform.trainer.errors import DataError

@@ -21,8 +21,8 @@ TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".py")
 _KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = (".gz", ".zst")
 
-# Tests are repetitive and partly deliberate garbage; the codecs are a hundred copies of one generated table, which would
-# make held-out text look easy; _sysconfigdata differs from machine to machine.
+# Tests are repetitive and partly deliberate garbage; the codecs are a hundred copies of one generated table, which
+# would make held-out text look easy; _sysconfigdata differs from machine to machine.
 _NOT_STDLIB_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "__pycache__"}
 _NOT_STDLIB_PREFIX = "_sysconfigdata"
 

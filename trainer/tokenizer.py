@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conform.core.atomic_write import write_atomically
 from conform.core.sidecar import file_sha256
 from conform.core.vocabulary import read_vocabulary
-from conform.trainer.atomic_write import write_atomically
 from conform.trainer.corpus import MAX_CHARS, read_documents, refuse
 from conform.trainer.errors import DataError, TokenizerError
 from conform.trainer.sources import Source, find_sources, source_sha256

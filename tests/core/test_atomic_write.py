@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from conform.trainer.atomic_write import write_atomically
+from conform.core.atomic_write import write_atomically
 
 
 def test_the_file_is_replaced(tmp_path):
