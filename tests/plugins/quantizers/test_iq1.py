@@ -49,10 +49,10 @@ def test_values_that_can_be_held_are_found(quantizer):
 
 def _nearest(x, w, scale, delta):
     """(loss, signs and magnitudes) of the search, for groups x, w (8, 64) at one scale."""
-    from conform.plugins.quantizers import iq1_kernels
+    from conform.plugins.quantizers.iq1_nearest import nearest
 
     loss, choice = np.empty(64, np.float32), np.empty(64, np.int32)
-    iq1_kernels._nearest(x, w, 0, np.full(64, 1 / scale, np.float32), np.float32(delta), loss, choice)
+    nearest(x, w, 0, np.full(64, 1 / scale, np.float32), np.float32(delta), loss, choice)
     return loss, choice
 
 
