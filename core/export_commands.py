@@ -1,5 +1,6 @@
 """conform export: a checkpoint → GGUF files."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -100,7 +101,9 @@ def export(
     from conform.core.export_request import ExportRequest, open_source, plan_request
     from conform.core.policy import parse_override
     from conform.plugins.host import load_registry
+    from conform.plugins.quantizers.notice import on_compile
 
+    on_compile(_say_compiling)
     registry = load_registry()
     request = ExportRequest(
         quants=tuple(dict.fromkeys(quantizer.name for quant in quants for quantizer in registry.match(quant))),
@@ -118,6 +121,11 @@ def export(
     with nullcontext(None) if target_bpw is None else _progress("measuring errors", None) as step:
         plans = plan_request(request, source, registry, step)
     return _print_plans(source, plans, json_path) if dry_run else _run(source, plans, json_path)
+
+
+def _say_compiling(module: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"Compiling {module} for this machine, once; it is kept on disk.", err=True)
 
 
 def _newest(runs: Path) -> Path:

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 from numba import njit
+from numba.core import event
+
+from conform.plugins.quantizers.notice import notify
 
 __all__ = ["half_bits", "half_value", "inlined", "kernel", "scalar"]
 
@@ -17,6 +20,27 @@ _SUBNORMAL = np.float32(2.0**24)
 _SMALLEST_NORMAL = np.float32(2.0**-14)
 _OVERFLOW = np.float32(65520)
 
+# Kernels and the modules they stand in, until the compilation of one is announced.
+_unannounced: dict[object, str] = {}
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]  # numba ships no types
+    """Announces each module whose kernels are compiled, rather than loaded from disk."""
+
+    def on_start(self, event: event.Event) -> None:
+        module = _unannounced.get(event.data["dispatcher"])
+        # The helpers of this module compile in a moment, within whichever kernel needs them.
+        if module is not None and module != "compiled":
+            for known in [each for each, where in _unannounced.items() if where == module]:
+                del _unannounced[known]
+            notify(module)
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _Announcer())
+
 
 def kernel(function: _Function) -> _Function:
     """Compile on the first call for this machine, and keep the result on disk; runs without the interpreter lock.
@@ -24,6 +48,7 @@ def kernel(function: _Function) -> _Function:
     The file kept is found by the kernel's own source file, so that a function inlined into it belongs in that file.
     """
     compiled: _Function = njit(nogil=True, cache=True, error_model="numpy")(function)
+    _unannounced[compiled] = function.__module__.rpartition(".")[2]
     return compiled
 
 
