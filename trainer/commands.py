@@ -55,7 +55,7 @@ def train(
         return 0
     if (out is None) == (resume is None):
         raise click.UsageError("give --out for a new run, or --resume to go on with one")
-    from conform.trainer.launch import Request
+    from conform.trainer.request import Request
 
     given = {name: value for name, value in values.items() if value is not None}
     path = out or resume
@@ -150,10 +150,13 @@ def _cell(value: object) -> str:
 
 
 def _run(request: Any) -> int:
-    from conform.trainer.distributed import exit_worker, is_worker
+    from conform.trainer.request import is_worker, refuse_hopeless
 
     if not is_worker():
+        refuse_hopeless(request)
         return _work(request)
+    from conform.trainer.distributed import exit_worker
+
     try:
         status = _work(request)
     except ConformError as error:
@@ -170,8 +173,9 @@ def _run(request: Any) -> int:
 
 def _work(request: Any) -> int:
     from conform.trainer.distributed import join, leave
-    from conform.trainer.launch import launch, settings
+    from conform.trainer.launch import launch
     from conform.trainer.live import SilentView, view_for_terminal
+    from conform.trainer.request import settings
 
     config = settings(request)
     world = join(config)

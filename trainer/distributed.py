@@ -15,7 +15,7 @@ from conform.trainer.errors import TrainError
 from conform.trainer.memory import keep_freed_memory
 from conform.trainer.rendezvous import fresh_store
 
-__all__ = ["World", "exit_worker", "has_bfloat16", "is_worker", "join", "leave", "restarts"]
+__all__ = ["World", "exit_worker", "has_bfloat16", "join", "leave", "restarts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,6 @@ class World:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
-
-
-def is_worker() -> bool:
-    """True when torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def restarts() -> int:

@@ -1,9 +1,6 @@
 """Launch: from what was typed to a run: begin one, go on with one, or find that it is complete."""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from conform.contract.errors import ConformError
@@ -16,31 +13,11 @@ from conform.trainer.folder import RunFolder, RunRecord, tokenizer_of
 from conform.trainer.judge import find_quantizers
 from conform.trainer.live import View
 from conform.trainer.manifest import manifest_digest
+from conform.trainer.request import Request, refuse_hopeless, settings
 from conform.trainer.run import Outcome, train
 from conform.trainer.state import read_state
 
-__all__ = ["Request", "launch", "settings"]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What `conform train` was asked for; `values` are the settings given as options."""
-
-    out: Path
-    resume: bool
-    contract: str | None
-    data: Path | None
-    config: str | None
-    values: Mapping[str, Any]
-
-
-def settings(request: Request) -> TrainConfig:
-    """The settings before anything about the run is known: enough to join the other processes."""
-    folder = RunFolder(request.out)
-    if request.resume and folder.exists():
-        return with_values(read_config(str(folder.path / "config.toml")), request.values, "command line")
-    base = read_config(request.config) if request.config else TrainConfig()
-    return with_values(base, request.values, "command line")
+__all__ = ["launch"]
 
 
 def launch(request: Request, world: World, view: View) -> Outcome | None:
@@ -78,8 +55,9 @@ def _prepare(request: Request, folder: RunFolder, world: World, view: View) -> s
     # torchrun restarts processes with the arguments of the first start.
     if request.resume or (restarts() and folder.exists()):
         return _reopen(request, folder, world, view)
-    if request.contract is None or request.data is None:
-        raise TrainError("--contract and --data are needed to begin a run (or --resume RUN to go on with one)")
+    refuse_hopeless(request)
+    assert request.contract is not None  # or it would have been refused
+    assert request.data is not None
     contract = load_contract(request.contract)
     tokenizer = tokenizer_of(request.data, contract)
     config = _resolved(settings(request), contract.model.linear == "ternary", contract.model.context, world)

@@ -17,10 +17,11 @@ import torch
 from conform.contract.dump import dump_contract
 from conform.contract.load import load_contract
 from conform.trainer.distributed import join
-from conform.trainer.launch import Request, launch, settings
+from conform.trainer.launch import launch
 from conform.trainer.live import SilentView
 from conform.trainer.manifest import Manifest, Recipe, Split
 from conform.trainer.metrics import read_metrics
+from conform.trainer.request import Request, settings
 from conform.trainer.shards import ShardWriter
 
 COMMITTED = Path(__file__).with_name("curve.json")

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from conform.trainer.distributed import join
-from conform.trainer.launch import Request, launch, settings
+from conform.trainer.launch import launch
 from conform.trainer.live import SilentView
+from conform.trainer.request import Request, settings
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,9 @@ from conform.contract.load import load_contract
 from conform.core.sidecar import read_sidecar
 from conform.trainer.distributed import World, join
 from conform.trainer.errors import ConformError, TrainError
-from conform.trainer.launch import Request, launch, settings
+from conform.trainer.launch import launch
 from conform.trainer.live import SilentView
+from conform.trainer.request import Request, settings
 from conform.trainer.run import _Run
 
 SHORT = {"steps": 12, "batch": 8, "sequence": 32, "lr": 3e-3, "save_every": 4, "eval_every": 6, "dtype": "f32"}

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from conform.trainer.distributed import exit_worker, join, leave
 from conform.trainer.folder import RunFolder
-from conform.trainer.launch import Request, launch, settings
+from conform.trainer.launch import launch
 from conform.trainer.live import SilentView
+from conform.trainer.request import Request, settings
 from conform.trainer.run import _Run
 
 
