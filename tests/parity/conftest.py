@@ -34,7 +34,7 @@ from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
 
 LIMITS = Limits(seconds=60.0, memory=2 << 30)
-SMALL_SCOPE = Scope(max_tokens=8, forced_positions=10, longest=64, texts=HOSTILE_TEXTS[1:6])
+SMALL_SCOPE = Scope(max_tokens=7, forced_positions=8, longest=40, texts=HOSTILE_TEXTS[1:6])
 
 
 def micro_contract(architecture: str = "llama", linear: str = "dense", sub_norms: bool = False) -> Contract:

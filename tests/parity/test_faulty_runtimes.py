@@ -7,7 +7,7 @@ from conform.parity.faulty_runtimes import FAULTY_RUNTIMES, FaultyRuntime, build
 
 FAULTS = {fault.name: fault for fault in FAULTY_RUNTIMES}
 # One of each class in every run; the others take the same way through the code.
-QUICK = {"kv-head-map", "fewer-layers", "i2_s-lanes", "float-activations", "prompt-dropped", "merges", "top-k-ignored"}
+QUICK = {"kv-head-map", "fewer-layers", "i2_s-lanes", "prompt-dropped", "top-k-ignored"}
 
 
 def caught(verdict, fault):

@@ -22,12 +22,12 @@ def by_rung(verdict):
 @pytest.mark.parametrize(
     ("contract", "quant"),
     [
-        ("micro", "f32"),
+        pytest.param("micro", "f32", marks=pytest.mark.slow),
         ("micro", "f16"),
-        ("micro", "bf16"),
+        pytest.param("micro", "bf16", marks=pytest.mark.slow),
         ("micro", "q8_0"),
         ("micro_ternary", "i2_s"),
-        ("micro_ternary", "f16"),
+        pytest.param("micro_ternary", "f16", marks=pytest.mark.slow),
         ("micro_bitnet", "i2_s"),
     ],
 )

@@ -6,11 +6,15 @@ from conform.core.verify import open_gguf
 from conform.parity.mutants import FILE_MUTANTS, FileMutant, write_mutant
 
 MUTANTS = {mutant.name: mutant for mutant in FILE_MUTANTS}
-APPLY = [(name, "micro_ternary", "i2_s") for name in MUTANTS] + [
+OTHERS = [
     ("qk-unpermuted", "micro", "f16"),
     ("gate-up-swapped", "micro", "q8_0"),
     ("norms-off-by-one", "micro_bitnet", "i2_s"),
     ("tensor-zeroed", "micro", "bf16"),
+]
+APPLY = [
+    *(pytest.param(name, "micro_ternary", "i2_s") for name in MUTANTS),
+    *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS),
 ]
 
 
