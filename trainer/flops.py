@@ -32,7 +32,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
                 return peak
     size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
-    fastest = min(_seconds(a) for _ in range(4))
+    # The first few find cold caches, and any of them a busy machine.
+    fastest = min(_seconds(a) for _ in range(32))
     return float(2 * size**3 / fastest)
 
 
