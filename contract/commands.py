@@ -1,6 +1,5 @@
 """conform contract: list, show, solve, check, diff, infer."""
 
-import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import click
 from conform.contract.check import check_tensors
 from conform.contract.diff import diff
 from conform.contract.dump import dump_contract
-from conform.contract.errors import ContractError
 from conform.contract.finding import failed
 from conform.contract.inventory import inventory
 from conform.contract.load import contract_to_mapping, load_contract, shipped_contracts
@@ -192,16 +190,9 @@ def diff_contracts(left: str, right: str, json_path: str | None) -> int:
 def infer(checkpoint: Path, output: Path | None, name: str | None) -> int:
     """Write the spec file that a Hugging Face CHECKPOINT's config.json describes."""
     from conform.contract.infer import contract_from_hf_config
+    from conform.core.json_file import read_json_object
 
-    path = checkpoint / "config.json"
-    try:
-        config = json.loads(path.read_bytes()[: 1 << 20])
-    except OSError as error:
-        raise ContractError(f"{path}: cannot be read: {error.strerror}; a Hugging Face checkpoint has one") from error
-    except ValueError as error:
-        raise ContractError(f"{path}: not a JSON file: {error}") from error
-    if not isinstance(config, dict):
-        raise ContractError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    config = read_json_object(checkpoint / "config.json")
     spec = dump_contract(contract_from_hf_config(config, name or checkpoint.resolve().name))
     if output is None:
         click.echo(spec, nl=False)

@@ -9,9 +9,10 @@ from conform.contract.check import TensorSeen
 from conform.contract.load import load_contract
 from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
+from conform.core.json_file import read_json_object
 from conform.core.quantizer import Float32
 from conform.core.safetensors_header import StoredTensor, read_safetensors_header
-from conform.core.safetensors_index import read_json_object, read_safetensors_folder, read_safetensors_index
+from conform.core.safetensors_index import read_safetensors_folder, read_safetensors_index
 from conform.core.safetensors_values import check_finite, equal_bytes, read_values
 from conform.core.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
 

@@ -1,19 +1,17 @@
 """Safetensors index: the shards of one checkpoint, each tensor in the shard where the index places it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from conform.core.errors import CheckpointError
+from conform.core.json_file import read_json_object
 from conform.core.safetensors_header import StoredTensor, read_safetensors_header
 
-__all__ = ["INDEX_NAME", "WEIGHTS_NAME", "read_json_object", "read_safetensors_folder", "read_safetensors_index"]
+__all__ = ["INDEX_NAME", "WEIGHTS_NAME", "read_safetensors_folder", "read_safetensors_index"]
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
-_LARGEST_JSON = 100 << 20
 _MOST_SHARDS = 10_000
 
 
@@ -56,21 +54,3 @@ def _check_shard(index: Path, shard: str, found: Iterable[str], weight_map: Mapp
         raise CheckpointError(f"{index}: {missing[0]} should be in {shard} but is not ({len(missing)} such tensors)")
     if unknown := sorted(set(found) - expected):
         raise CheckpointError(f"{index}: {shard} holds {unknown[0]}, which the index does not place there")
-
-
-def read_json_object(path: Path) -> Mapping[str, Any]:
-    """The JSON object in a file.
-
-    Raises CheckpointError for anything else.
-    """
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise CheckpointError(f"{path}: larger than {_LARGEST_JSON} bytes")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data

@@ -12,13 +12,13 @@ from conform.contract.load import contract_from_mapping, contract_to_mapping
 from conform.contract.spec import Contract
 from conform.core.atomic_write import write_atomically
 from conform.core.errors import CheckpointError
+from conform.core.json_file import read_json_object
 
 __all__ = ["SIDECAR_NAME", "Sidecar", "file_sha256", "read_sidecar", "write_sidecar"]
 
 SIDECAR_NAME = "conform.json"
 
 _FORMAT = 1
-_LARGEST = 64 << 20
 _CHUNK = 8 << 20
 
 
@@ -120,16 +120,7 @@ def _culprit(data: Mapping[str, object]) -> str:
 
 
 def _parse(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise CheckpointError(f"{path}: larger than {_LARGEST} bytes; this is no sidecar")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    data = read_json_object(path)
     if data.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: format = {data.get('format')!r}: this version reads format {_FORMAT}")
     return data
