@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from conform.contract.dump import dump_contract
 from conform.contract.load import load_contract
@@ -25,6 +26,15 @@ MICRO = {
 }
 CONFORM = [sys.executable, "-m", "conform.core.cli"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy_process():
+    """Runs inside the test's process leave its memory and its algorithms to the tests that follow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("conform.trainer.distributed.keep_freed_memory", lambda: True)
+        yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")
