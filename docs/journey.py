@@ -27,6 +27,7 @@ class Journey:
 
     name: str
     contract: str
+    config: str
     vocab: int
     quants: Sequence[str]
     parity: Sequence[str] = ()
@@ -48,9 +49,10 @@ class Journey:
 
 
 JOURNEYS = {
-    "demo": Journey("demo", "nano+ternary", 2048, ("f16", "bf16", "i2_s")),
+    "demo": Journey("demo", "nano+ternary", "demo", 2048, ("f16", "bf16", "i2_s")),
     "milestone-1": Journey(
         "milestone-1",
+        "tiny",
         "tiny",
         32000,
         ("f32", "f16", "bf16", "q8_0", "iq*", "tq*", "i2_s"),
@@ -87,7 +89,7 @@ def train(journey: Journey, shards: Path) -> None:
     if (journey.run / "config.toml").exists():
         conform("train", "--resume", journey.run)
         return
-    config = ("--config", journey.name, "--contract", journey.contract)
+    config = ("--config", journey.config, "--contract", journey.contract)
     conform("train", *config, "--data", shards, "--out", journey.run)
 
 
