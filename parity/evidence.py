@@ -16,11 +16,12 @@ from conform.core.gguf_types import I2_S
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Request, Runtime, RuntimeFault, Step
 from conform.parity.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
+from conform.parity.opening import Opening, find_opening
 from conform.parity.passages import FREE, Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
 from conform.parity.progress import Progress
 from conform.parity.reference import Reference
 from conform.parity.sampler import telling_temperature
-from conform.parity.tokenizer import PromptTokenizer, bos_ids
+from conform.parity.tokenizer import PromptTokenizer
 from conform.parity.weights import CheckpointWeights, FileWeights
 from conform.plugins.registry import Registry
 
@@ -86,8 +87,12 @@ class Evidence:
     @cached_property
     def passages(self) -> list[Passage]:
         """What the runtime is watched on."""
-        bos, tokenizer = bos_ids(self.subject.file), self.subject.tokenizer
-        return plan_passages(self.sizes, bos, tokenizer, self.scope, self._heat)
+        return plan_passages(self.sizes, self.opening, self.subject.tokenizer, self.scope, self._heat)
+
+    @cached_property
+    def opening(self) -> Opening:
+        """What the runtime starts from."""
+        return find_opening(self.subject.file, self.subject.tokenizer, lambda request: self.watch(request, 0)[1])
 
     def _heat(self, ids: tuple[int, ...]) -> float:
         """The temperature at which the token after these is uncertain, so that a draw shows what the sampler does."""

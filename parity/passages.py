@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 from conform.core.runtime import Request, RuntimeFault, Sampling, Step
 from conform.parity.dimensions import Dimensions
+from conform.parity.opening import Opening
 from conform.parity.prompts import HOSTILE_TEXTS, PROMPTS, PROSE
 from conform.parity.tokenizer import PromptTokenizer
 
@@ -70,7 +71,7 @@ class Observed:
 
 def plan_passages(
     sizes: Dimensions,
-    bos: tuple[int, ...],
+    opening: Opening,
     tokenizer: PromptTokenizer | None,
     scope: Scope,
     heat: Callable[[tuple[int, ...]], float],
@@ -79,13 +80,13 @@ def plan_passages(
 
     `heat` gives the temperature at which the model is unsure what follows these ids.
     """
-    passages = [_random(sizes, bos, scope)] if bos else []
+    passages = [_random(sizes, opening, scope)] if opening.ids else []
     if tokenizer is None:
         return passages
     texts = dict.fromkeys((*scope.prompts, *PROMPTS, *scope.texts))
     passages += [p for text in texts if (p := _prompt(sizes, tokenizer, text)) is not None]
-    if bos:
-        passages += _forced_text(sizes, bos, tokenizer, scope)
+    if opening.ids:
+        passages += _forced_text(sizes, opening, tokenizer, scope)
     free = scope.prompts or PROMPTS
     passages += [p for text in free if (p := _free(sizes, tokenizer, text, scope.max_tokens, None)) is not None]
     return passages + list(_sampled(sizes, tokenizer, free[0], scope, heat))
@@ -131,11 +132,11 @@ def _expect(where: str, what: str, expected: int, found: int) -> None:
         raise RuntimeFault("answered wrongly", f"{where}: {what}: expected {expected}, the trace says {found}")
 
 
-def _random(sizes: Dimensions, bos: tuple[int, ...], scope: Scope) -> Passage:
+def _random(sizes: Dimensions, opening: Opening, scope: Scope) -> Passage:
     generator = random.Random(20_240_229)
-    count = min(max(scope.forced_positions // 2, 1), sizes.context - 1)
+    count = min(max(scope.forced_positions // 2, 1), sizes.context - len(opening.ids))
     ids = tuple(generator.randrange(sizes.vocab) for _ in range(count))
-    return _forced("random", "random ids", bos, ids, range(count + 1))
+    return _forced("random", "random ids", opening, ids, range(count + 1))
 
 
 def _prompt(sizes: Dimensions, tokenizer: PromptTokenizer, text: str) -> Passage | None:
@@ -145,20 +146,18 @@ def _prompt(sizes: Dimensions, tokenizer: PromptTokenizer, text: str) -> Passage
     return Passage("prompt", f"prompt {text[:24]!r}", Request(text, 1), ids, (0,))
 
 
-def _forced_text(
-    sizes: Dimensions, bos: tuple[int, ...], tokenizer: PromptTokenizer, scope: Scope
-) -> Iterator[Passage]:
+def _forced_text(sizes: Dimensions, opening: Opening, tokenizer: PromptTokenizer, scope: Scope) -> Iterator[Passage]:
     prose = tokenizer.continuation(PROSE)
-    short = prose[: min(scope.forced_positions, sizes.context) - 1]
-    yield _forced("text", "prose", bos, short, range(len(short) + 1))
-    length = min(scope.longest, sizes.context) - 1
+    short = prose[: min(scope.forced_positions, sizes.context) - len(opening.ids)]
+    yield _forced("text", "prose", opening, short, range(len(short) + 1))
+    length = min(scope.longest, sizes.context) - len(opening.ids)
     if length > len(short):
         long = (prose * (length // len(prose) + 1))[:length]
-        yield _forced("long", f"prose up to position {length}", bos, long, (length // 3, length))
+        yield _forced("long", f"prose up to position {length}", opening, long, (length // 3, length))
 
 
-def _forced(kind: PassageKind, name: str, bos: tuple[int, ...], ids: tuple[int, ...], steps: Sequence[int]) -> Passage:
-    return Passage(kind, name, Request("", len(ids) + 1, forced=ids), bos, tuple(steps))
+def _forced(kind: PassageKind, name: str, opening: Opening, ids: tuple[int, ...], steps: Sequence[int]) -> Passage:
+    return Passage(kind, name, Request(opening.prompt, len(ids) + 1, forced=ids), opening.ids, tuple(steps))
 
 
 def _free(

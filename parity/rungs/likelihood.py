@@ -37,7 +37,7 @@ def judge_likelihood(evidence: Evidence) -> RungResult:
 def runtime_change(evidence: Evidence) -> tuple[float, float, int]:
     """NLL(runtime) - NLL(decoded), the same for the reference's own noise, and the number of tokens."""
     for seen, rows in zip(_of_kind(evidence, "text"), evidence.rows_of("text"), strict=True):
-        following = np.array(seen.ids[1:], dtype=np.int64)
+        following = np.array([seen.ids[step.position + 1] for step in seen.steps[:-1]], dtype=np.int64)
         ours, noisy, theirs = (
             likelihood(logits[rows[:-1]], following)
             for logits in (evidence.decoded_logits, evidence.noisy_logits, evidence.runtime_logits)

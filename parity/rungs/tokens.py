@@ -26,7 +26,7 @@ def judge_tokens(evidence: Evidence) -> RungResult:
     findings: list[Finding] = []
     compared = 0
     for text, ids, step in zip(texts, listed, watched, strict=True):
-        expected = tokenizer.ids(text)
+        expected = tokenizer.ids(text) if text else evidence.opening.ids
         compared += len(expected) if ids is not None else 2
         if ids is not None and ids != expected:
             findings.append(_different(text, expected, ids))
@@ -37,12 +37,14 @@ def judge_tokens(evidence: Evidence) -> RungResult:
     wrong = sum(finding.severity == "error" for finding in findings)
     in_full = sum(ids is not None for ids in listed)
     note = f"{in_full} of {len(texts)} texts compared id by id, the others by number of ids and last id"
+    notes = [note, evidence.opening.note] if evidence.opening.note else [note]
     measured = [Measurement("texts that differ", wrong, 0)]
-    return judged("tokens", compared, "ids", measured, findings, [note])
+    return judged("tokens", compared, "ids", measured, findings, notes)
 
 
 def _texts(evidence: Evidence, tokenizer: PromptTokenizer) -> list[str]:
-    texts = dict.fromkeys(("", *evidence.scope.prompts, *PROMPTS, *evidence.scope.texts, PROSE[:400]))
+    opening = evidence.opening.prompt  # empty, unless the runtime refuses that
+    texts = dict.fromkeys((opening, *evidence.scope.prompts, *PROMPTS, *evidence.scope.texts, PROSE[:400]))
     return [text for text in texts if 0 < len(tokenizer.ids(text)) <= evidence.sizes.context]
 
 
@@ -62,12 +64,12 @@ def _judge_text(evidence: Evidence) -> list[Finding]:
     """Forces pieces of every kind and compares what is printed for them."""
     file = evidence.subject.file
     ids = _printable_pieces(file)
-    limit = evidence.sizes.context - 1
-    ids = ids[:limit]
+    opening = evidence.opening
+    ids = ids[: evidence.sizes.context - len(opening.ids)]
     if not ids:
         return [Finding("error", "tokenizer.ggml.tokens", "pieces to print", "none")]
-    answer = evidence.subject.runtime.answer(Request("", len(ids), forced=ids))
-    accepted = [pieces_as_text(file, ids, raw_bytes=raw) for raw in (False, True)]
+    answer = evidence.subject.runtime.answer(Request(opening.prompt, len(ids), forced=ids))
+    accepted = [opening.prompt.encode() + pieces_as_text(file, ids, raw_bytes=raw) for raw in (False, True)]
     if answer.text in accepted:
         return []
     first = next((i for i, (a, b) in enumerate(zip(accepted[0], answer.text, strict=False)) if a != b), 0)

@@ -5,6 +5,7 @@ import pytest
 
 from conform.core.runtime import RuntimeFault, Step
 from conform.parity.dimensions import dimensions_of_model
+from conform.parity.opening import Opening
 from conform.parity.passages import FREE, Scope, observed_ids, plan_passages
 from conform.parity.tokenizer import open_tokenizer
 
@@ -21,7 +22,7 @@ def plan(sizes, tokenizer_model, micro):
     tokenizer = open_tokenizer(tokenizer_model, micro.tokenizer)
 
     def make(scope=DEFAULT, bos=(1,), tokenizer=tokenizer):
-        return plan_passages(sizes, bos, tokenizer, scope, lambda ids: 0.7)
+        return plan_passages(sizes, Opening("", bos), tokenizer, scope, lambda ids: 0.7)
 
     return make
 
