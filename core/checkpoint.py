@@ -16,7 +16,7 @@ from conform.core.safetensors_index import read_safetensors_folder, read_safeten
 from conform.core.safetensors_values import check_finite, equal_bytes, read_values
 from conform.core.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
 
-__all__ = ["Checkpoint", "contract_of", "newest_checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
 
 
 class Checkpoint:
@@ -144,12 +144,21 @@ def newest_checkpoint(runs: Path = Path("runs")) -> Path:
 
     Raises CheckpointError when there is none.
     """
+    return finished_checkpoints(runs)[0]
+
+
+def finished_checkpoints(runs: Path) -> list[Path]:
+    """The folders of all complete checkpoints up to three levels under `runs`, the one finished last first.
+
+    Raises CheckpointError when there is none.
+    """
     sidecars = [
         path for depth in range(4) for path in runs.glob("*/" * depth + SIDECAR_NAME) if _is_finished(runs, path)
     ]
     if not sidecars:
         raise CheckpointError(f"{runs}: no complete checkpoint under this folder; name one, or train one first")
-    return max(sidecars, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+    sidecars.sort(key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)
+    return [path.parent for path in sidecars]
 
 
 def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:

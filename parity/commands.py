@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conform.core.checkpoint import contract_of, newest_checkpoint, open_checkpoint
+from conform.core.checkpoint import contract_of, finished_checkpoints, open_checkpoint
 from conform.core.errors import CheckpointError, ConformError
 from conform.core.gguf_read import GGUFFile
 from conform.core.report import json_option, write_json
@@ -155,11 +155,11 @@ def _goref(driver_name: str) -> Path:
 
 
 def _newest_exports() -> Sequence[Path]:
-    folder = newest_checkpoint()
-    files = sorted(folder.glob("*.gguf"))
-    if not files:
-        raise ConformError(f"{folder}: no GGUF file beside the newest checkpoint; run `conform export` first")
-    return files
+    runs = Path("runs")
+    for folder in finished_checkpoints(runs):
+        if files := sorted(folder.glob("*.gguf")):
+            return files
+    raise ConformError(f"{runs}: no GGUF file beside any checkpoint under this folder; run `conform export` first")
 
 
 def _open(path: Path, registry: "Registry") -> GGUFFile:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -43,6 +45,27 @@ def test_a_conforming_runtime_gives_zero_and_a_table(gguf, goref):
 
 def test_without_go_bin_goref_is_built(gguf):
     assert run(gguf, *FEW)[0] == 0
+
+
+def test_without_files_the_newest_exports_are_judged(gguf, make_checkpoint, micro_ternary, tmp_path, monkeypatch):
+    exported, newer = (tmp_path / "runs" / name / "checkpoints" / "step-00000001" for name in ("a", "b"))
+    for folder in (exported, newer):
+        shutil.copytree(make_checkpoint(micro_ternary), folder)
+    shutil.copy(gguf, exported / "micro-i2_s.gguf")
+    os.utime(newer / "conform.json", (2e9, 2e9))
+    monkeypatch.chdir(tmp_path)
+    status, output, _ = run(*FEW)
+    assert status == 0
+    assert output.count("micro-i2_s.gguf: conforms") == 1
+
+
+def test_without_any_export_the_user_is_told_to_make_one(make_checkpoint, micro_ternary, tmp_path, monkeypatch):
+    shutil.copytree(make_checkpoint(micro_ternary), tmp_path / "runs" / "a")
+    for left in (tmp_path / "runs" / "a").glob("*.gguf"):
+        left.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert run(*FEW)[0] == 2
+    assert "run `conform export` first" in run(*FEW)[2]
 
 
 def test_the_report_goes_to_a_file(gguf, goref, tmp_path):
