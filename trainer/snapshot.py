@@ -86,8 +86,12 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
     try:
         (folder / "resume").mkdir(parents=True, exist_ok=True)
         for name, tensors in snapshot.tensors.items():
-            save_file(dict(tensors), folder / name, metadata={"format": "pt"})
-            _sync(folder / name)
+            path = folder / name
+            path.touch()
+            mode = path.stat().st_mode
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+            path.chmod(mode)  # safetensors makes files that nobody else may read
+            _sync(path)
         for name, content in snapshot.texts.items():
             (folder / name).write_bytes(content)
             _sync(folder / name)

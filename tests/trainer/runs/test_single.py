@@ -85,6 +85,11 @@ def test_a_sidecar_binds_contract_tokenizer_data_code_and_files(finished, contra
     assert named == {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
 
 
+def test_whoever_may_read_the_sidecar_may_read_the_weights(finished):
+    modes = {path.name: path.stat().st_mode for path in finished.glob("checkpoints/step-*/*") if path.is_file()}
+    assert modes["model.safetensors"] == modes["conform.json"]
+
+
 def test_a_checkpoint_states_what_its_evaluation_found(finished, curve):
     held_out = read_sidecar(finished / "checkpoints/step-00000012").held_out
     assert held_out["perplexity"] > 1
