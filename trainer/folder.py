@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from conform.contract.errors import ConformError
 from conform.contract.load import contract_from_mapping, contract_to_mapping
 from conform.contract.spec import Contract
+from conform.core.atomic_write import write_atomically
 from conform.trainer.config import TrainConfig, config_to_toml, read_config
 from conform.trainer.errors import TrainError
 from conform.trainer.manifest import manifest_digest, read_manifest
@@ -74,8 +74,9 @@ class RunFolder:
             "data_digest": record.data_digest,
             "tokenizer_digest": record.tokenizer_digest,
         }
-        _write(self.path / _CONFIG, "# The resolved settings of this run.\n" + config_to_toml(record.config))
-        _write(self.path / _RECORD, json.dumps(data, indent=1) + "\n")
+        settings = "# The resolved settings of this run.\n" + config_to_toml(record.config)
+        write_atomically(self.path / _CONFIG, settings.encode())
+        write_atomically(self.path / _RECORD, (json.dumps(data, indent=1) + "\n").encode())
 
     def read_record(self) -> RunRecord:
         """The run's record as it was written: its data may have moved or changed since.
@@ -109,7 +110,7 @@ class RunFolder:
 
     def finish(self, values: dict[str, Any]) -> None:
         """Mark the run complete, so that nothing restarts it."""
-        _write(self.path / _COMPLETE, json.dumps(values, indent=1) + "\n")
+        write_atomically(self.path / _COMPLETE, (json.dumps(values, indent=1) + "\n").encode())
 
     def finished(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not complete."""
@@ -173,12 +174,3 @@ def code_version() -> dict[str, str]:
     except metadata.PackageNotFoundError as error:
         raise ConformError("gguf-conform is not installed; pip install it, or `pip install -e .` in a clone") from error
     return {"version": version, "code": digest.hexdigest()}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,11 +1,11 @@
 """Metrics: what a run measured, one JSON object a line, and as TensorBoard events when asked."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from conform.core.atomic_write import write_atomically
 from conform.trainer.errors import TrainError
 
 __all__ = ["METRICS_NAME", "Metrics", "read_metrics"]
@@ -19,9 +19,7 @@ class Metrics:
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False) -> None:
         self._path = run / METRICS_NAME
         kept = [record for record in read_metrics(run) if record["step"] <= step]
-        temporary = run / f".{METRICS_NAME}.tmp"
-        temporary.write_text("".join(_line(record) for record in kept))
-        os.replace(temporary, self._path)
+        write_atomically(self._path, "".join(_line(record) for record in kept).encode())
         self._file = self._path.open("a")
         self._events = _event_writer(run) if tensorboard else None
 
