@@ -30,6 +30,7 @@ __all__ = ["Outcome", "train"]
 
 
 _JUDGED_SEQUENCES = 8
+_ECHO = 2.0  # seconds in which torchrun passes on a signal that its processes had already
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class _Run:
             self.step,
             self.config.steps,
         )
-        with StopRequest() as request:
+        with StopRequest(_ECHO if self.world.size > 1 else 0.0) as request:
             while self.step < self.config.steps:
                 stop = self._one_step(request)
                 last = self.step == self.config.steps

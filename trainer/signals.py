@@ -1,6 +1,7 @@
 """Signals: Ctrl-C and SIGTERM become a request to stop at the next step; a second one stops at once."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -10,10 +11,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While it is entered, `signal` is the number of the first signal that asked to stop, or 0."""
+    """While it is entered, `signal` is the number of the first signal that asked to stop, or 0.
 
-    def __init__(self) -> None:
+    A second one raises KeyboardInterrupt, unless it comes within `echo` seconds of the first: a scheduler that signals
+    every process of a job also reaches torchrun, which passes the same signal on to its processes once more.
+    """
+
+    def __init__(self, echo: float = 0.0) -> None:
         self.signal = 0
+        self._echo = echo
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -27,6 +34,8 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal:
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self._since = number, now
+        elif now - self._since >= self._echo:
             raise KeyboardInterrupt
-        self.signal = number
