@@ -1,6 +1,7 @@
 """Runs whose processes are killed: what they compute is, bit for bit, what they would have computed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conform.trainer.distributed import join
-from conform.trainer.launch import launch
-from conform.trainer.live import SilentView
-from conform.trainer.request import Request, settings
+from conform.trainer.state import read_state
 
 pytestmark = pytest.mark.slow
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--monitor-interval=0.1"]
 WORKER = str(Path(__file__).with_name("worker.py"))
 COMBINATIONS = [(contract, dtype) for contract in ("dense", "ternary") for dtype in ("f32", "bf16")]
 # About 19 steps are an epoch of these data: the runs cross its boundary, and are resumed on either side of it.
@@ -23,29 +22,27 @@ LONG = {"steps": 26, "batch": 16, "sequence": 64, "lr": 3e-3, "save_every": 6, "
 
 
 def plan(folder, contracts, data, *, kill=(), recompute=True):
-    """One run of each combination; a kill is the ranks that die after step 11, and for the last run after 20 too."""
-    runs = [
+    """One run of each combination; a kill is the ranks that die after step 11 and again after step 20."""
+    return [
         {
             "out": str(folder / f"{contract}-{dtype}"),
             "contract": str(contracts / f"{contract}.toml"),
             "data": str(data),
             "values": {**LONG, "dtype": dtype, "recompute": recompute},
-            "kill": {"11": list(kill)} if kill else {},
+            "kill": {"11": list(kill), "20": list(kill)} if kill else {},
         }
         for contract, dtype in COMBINATIONS
     ]
-    if kill:
-        runs[-1]["kill"]["20"] = list(kill)
-    return runs
 
 
 def work(folder, environment, processes, runs, *, restarts=0):
-    """Carry the plan out under torchrun."""
+    """Carry the plan out: alone, or under torchrun; both start killed processes again so many times."""
     folder.mkdir(exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps({"runs": runs}))
-    agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"runs": runs}))
+    agent = [*TORCHRUN, f"--nproc-per-node={processes}", f"--max-restarts={restarts}", WORKER, str(path)]
     done = subprocess.run(
-        [*agent, f"--max-restarts={restarts}", "--monitor-interval=0.1", WORKER, str(folder / "plan.json")],
+        agent if processes > 1 else [sys.executable, WORKER, str(path), str(restarts)],
         check=False,
         capture_output=True,
         text=True,
@@ -70,10 +67,10 @@ def uninterrupted(tmp_path_factory, processes, contracts, data, environment):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, processes, contracts, data, environment):
-    """The same runs, one process (the last) or all of them killed five times, restarted by torchrun."""
+    """The same runs, each killed twice: the only process, or one of two, which torchrun then starts again."""
     folder = tmp_path_factory.mktemp(f"killed{processes}")
-    work(folder, environment, processes, plan(folder, contracts, data, kill=[processes - 1]), restarts=5)
-    assert len(list(folder.glob("*-died-*"))) == 5, "it was to be killed five times"
+    work(folder, environment, processes, plan(folder, contracts, data, kill=[processes - 1]), restarts=8)
+    assert len(list(folder.glob("*-died-*"))) == 8, "each run was to be killed twice"
     return folder
 
 
@@ -88,7 +85,7 @@ def assert_same(one, other, curve):
 
 
 @pytest.mark.parametrize(("contract", "dtype"), COMBINATIONS)
-def test_a_killed_run_ends_as_if_nothing_had_happened(uninterrupted, killed, contract, dtype, curve):
+def test_a_run_killed_twice_ends_as_if_nothing_had_happened(uninterrupted, killed, contract, dtype, curve):
     assert_same(killed / f"{contract}-{dtype}", uninterrupted / f"{contract}-{dtype}", curve)
 
 
@@ -107,18 +104,23 @@ def test_a_finished_run_is_not_trained_again(killed, processes, contracts, data,
 TOLERANCES = {("dense", "f32"): 2e-5, ("dense", "bf16"): 5e-3, ("ternary", "f32"): 3e-2, ("ternary", "bf16"): 3e-2}
 
 
-@pytest.mark.parametrize(("contract", "dtype"), COMBINATIONS)
-def test_another_number_of_processes_goes_on_within_tolerance(
-    uninterrupted, processes, contract, dtype, tmp_path, curve, contracts, data
-):
-    """Resumed by this one process at step 12, whatever wrote the checkpoint, the losses stay near."""
-    import shutil
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory, uninterrupted, processes, contracts, data, environment):
+    """The same runs from step 12 on as if killed there, resumed by two processes where one began, and by one of two."""
+    folder = tmp_path_factory.mktemp(f"moved{processes}")
+    for contract, dtype in COMBINATIONS:
+        run = shutil.copytree(uninterrupted / f"{contract}-{dtype}", folder / f"{contract}-{dtype}")
+        (run / "complete.json").unlink()
+        for step in (18, 24, 26):
+            shutil.rmtree(run / f"checkpoints/step-{step:08d}")
+    work(folder, environment, 3 - processes, plan(folder, contracts, data))
+    return folder
 
-    run = shutil.copytree(uninterrupted / f"{contract}-{dtype}", tmp_path / "run")
-    (run / "complete.json").unlink()
-    for step in (18, 24, 26):
-        shutil.rmtree(run / f"checkpoints/step-{step:08d}")
-    request = Request(run, True, None, None, None, {})
-    launch(request, join(settings(request)), SilentView())
-    for ours, theirs in zip(curve(run), curve(uninterrupted / f"{contract}-{dtype}"), strict=True):
+
+@pytest.mark.parametrize(("contract", "dtype"), COMBINATIONS)
+def test_another_number_of_processes_goes_on_within_tolerance(uninterrupted, moved, processes, contract, dtype, curve):
+    run, before = moved / f"{contract}-{dtype}", uninterrupted / f"{contract}-{dtype}"
+    sizes = [read_state(run / f"checkpoints/step-{step:08d}/resume/state.json").environment.world for step in (12, 26)]
+    assert sizes == [processes, 3 - processes]
+    for ours, theirs in zip(curve(run), curve(before), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=TOLERANCES[contract, dtype])
