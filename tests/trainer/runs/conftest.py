@@ -52,11 +52,13 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def contracts(tmp_path_factory):
-    """Paths of three small contracts: dense, ternary, and the one of bitnet-b1.58."""
+    """Paths of small contracts: dense, ternary, the one of bitnet-b1.58, and a dense one that i2_s can hold: wide."""
     folder = tmp_path_factory.mktemp("contracts")
-    for name, reference in (("dense", "nano"), ("ternary", "nano+ternary"), ("bitnet", "nano+bitnet")):
+    kinds = {"dense": "nano", "ternary": "nano+ternary", "bitnet": "nano+bitnet", "wide": "nano"}
+    for name, reference in kinds.items():
         contract = load_contract(reference)
-        micro = dataclasses.replace(contract, name=name, model=dataclasses.replace(contract.model, **MICRO))
+        sizes = MICRO | ({"hidden": 128} if name == "wide" else {})
+        micro = dataclasses.replace(contract, name=name, model=dataclasses.replace(contract.model, **sizes))
         (folder / f"{name}.toml").write_text(dump_contract(micro))
     return folder
 

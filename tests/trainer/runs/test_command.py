@@ -15,6 +15,9 @@ from conform.trainer.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 
+LIMITED = ["bash", "-c", 'ulimit -f 200 && exec "$0" "$@"']
+"""Every file of more than 200 kB fails, as on a full disk: the weights do, the metrics do not."""
+
 SETTINGS = {"batch": 8, "sequence": 32, "lr": 3e-3, "dtype": "f32", "save-every": 10, "eval-every": 30, "keep-last": 0}
 
 
@@ -66,56 +69,99 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(number, whole, begin, co
     assert curve(run) == curve(whole)
 
 
-def test_a_run_killed_twice_goes_on_bit_for_bit(whole, begin, conform, curve, tmp_path, environment):
+@pytest.fixture(scope="module")
+def on_two(begin):
+    """The arguments that begin a run of two processes, judged as it goes."""
+
+    def line(out):
+        return [*begin(out, contract="wide"), "--judge", "q8_0,i2_s", "--judge-every", "20"]
+
+    return line
+
+
+@pytest.fixture(scope="module")
+def whole_on_two(tmp_path_factory, torchrun, on_two, environment):
+    """A run of two processes that nobody disturbed."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    assert ended(torchrun(2, *on_two(out)), environment)[0] == 0
+    return out
+
+
+def ended(arguments, environment):
+    """Exit status and stderr of a process that runs to its end."""
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=200, env=environment)
+    return done.returncode, done.stderr
+
+
+def test_killing_every_process_at_once_loses_nothing(whole_on_two, on_two, torchrun, curve, tmp_path, environment):
     run = tmp_path / "run"
-    for arguments, step in ((begin(run), 23), (["train", "--resume", str(run)], 37)):
-        process = started([sys.executable, "-m", "conform.core.cli", *arguments], run, step, environment)
-        process.kill()
-        process.communicate()
-        assert not (run / "complete.json").exists(), "it was to be killed"
-    status, _, errors = conform("train", "--resume", run)
-    assert status == 0, errors
-    assert curve(run) == curve(whole)
-
-
-def test_killing_every_process_at_once_loses_nothing(begin, conform, torchrun, curve, tmp_path, environment):
-    reference, run = tmp_path / "reference", tmp_path / "run"
-    done = subprocess.run(
-        torchrun(2, *begin(reference)), check=False, capture_output=True, timeout=200, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    process = started(torchrun(2, *begin(run), "--async-save"), run, 23, environment)
-    os.killpg(process.pid, signal.SIGKILL)
+    process = started(torchrun(2, *on_two(run), "--async-save"), run, 23, environment)
     workers = _workers(run)
+    os.killpg(process.pid, signal.SIGKILL)
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    done = subprocess.run(
-        torchrun(2, "train", "--resume", run), check=False, capture_output=True, timeout=200, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert curve(run) == curve(reference)
+    status, errors = ended(torchrun(2, "train", "--resume", run), environment)
+    assert status == 0, errors
+    assert curve(run) == curve(whole_on_two)
+
+
+def test_signals_under_torchrun_save_and_the_run_goes_on_bit_for_bit(
+    whole_on_two, on_two, torchrun, curve, tmp_path, environment
+):
+    """Sent to torchrun alone, to one of its processes alone, and, as some schedulers do, to all of them at once."""
+    run = tmp_path / "run"
+    arguments, reached = on_two(run), 0
+    for number, whom in ((signal.SIGTERM, "torchrun"), (signal.SIGINT, "one process"), (signal.SIGTERM, "everyone")):
+        process = started(torchrun(2, *arguments), run, reached + 12, environment)
+        workers = _workers(run)
+        assert len(workers) == 2
+        addressed = {"torchrun": [process.pid], "one process": workers[1:], "everyone": [*workers, process.pid]}[whom]
+        for pid in addressed:
+            os.kill(pid, number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1, "what torchrun makes of 130 and 143"
+        assert errors.count(f"go on with: conform train --resume {run}") == 1, f"{number!r} to {whom}: {errors}"
+        assert "[rank" not in errors, f"a process ended with a traceback: {errors}"
+        assert whom != "one process" or errors.count("exitcode  : 130") == 2
+        assert _workers(run) == []
+        reached = max(record["step"] for record in read_metrics(run))
+        assert f"stopped at step {reached};" in errors
+        assert reached < 60, "it was to be interrupted"
+        assert (run / f"checkpoints/step-{reached:08d}/conform.json").is_file()
+        arguments = ["train", "--resume", run]
+    status, errors = ended(torchrun(2, *arguments), environment)
+    assert status == 0, errors
+    assert curve(run) == curve(whole_on_two)
+
+
+def test_two_processes_judge_as_one(whole_on_two, curve):
+    judged = [record for record in curve(whole_on_two) if record["kind"] == "judge"]
+    assert [(record["step"], record["quantizer"]) for record in judged] == [
+        (step, name) for step in (20, 40, 60) for name in ("q8_0", "i2_s")
+    ]
+    for eight_bits, ternary in zip(judged[::2], judged[1::2], strict=True):
+        assert ternary["kl"] > 10 * eight_bits["kl"] > 0
 
 
 def _workers(run):
-    """The processes of that run, which torchrun puts into sessions of their own."""
+    """The processes of that run, without torchrun, which puts them into sessions of their own."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdecimal() and int(entry) != os.getpid():
             try:
                 with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    if os.fsencode(run) in file.read().split(b"\0"):
+                    words = file.read().split(b"\0")
+                    if os.fsencode(run) in words and b"torch.distributed.run" not in words:
                         found.append(int(entry))
             except OSError:
                 pass  # it is gone already
-    return found
+    return sorted(found)
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(begin, conform, tmp_path, whole, curve):
     run = tmp_path / "run"
-    # Every file of more than 200 kB fails, as on a full disk: the weights do, the metrics do not.
-    limited = ["bash", "-c", 'ulimit -f 200 && exec "$0" "$@"', sys.executable, "-m", "conform.core.cli"]
-    status, _, errors = conform(*begin(run), launcher=limited)
+    status, _, errors = conform(*begin(run), launcher=[*LIMITED, sys.executable, "-m", "conform.core.cli"])
     assert status == 2
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("conform: ")
@@ -126,13 +172,19 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(begin, conform, tmp_path,
     assert curve(run) == curve(whole)
 
 
-def test_a_disk_that_fills_later_leaves_the_last_checkpoint(whole, conform, tmp_path):
-    run = shutil.copytree(whole, tmp_path / "run")
-    limited = ["bash", "-c", 'ulimit -f 200 && exec "$0" "$@"', sys.executable, "-m", "conform.core.cli"]
-    status, _, errors = conform("train", "--resume", run, "--steps", "65", launcher=limited)
-    assert status == 2
-    assert f"the last good checkpoint is {run}/checkpoints/step-00000060" in errors
-    assert "step-00000065" not in os.listdir(run / "checkpoints")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_disk_that_fills_later_leaves_the_last_checkpoint(
+    processes, whole, whole_on_two, torchrun, environment, tmp_path
+):
+    run = shutil.copytree(whole if processes == 1 else whole_on_two, tmp_path / "run")
+    arguments = ["train", "--resume", run, "--steps", "65"]
+    alone = [sys.executable, "-m", "conform.core.cli", *arguments]
+    status, errors = ended([*LIMITED, *(alone if processes == 1 else torchrun(2, *arguments))], environment)
+    assert status == (2 if processes == 1 else 1)
+    assert [line for line in errors.splitlines() if line.startswith("conform: ")] != []
+    assert errors.count(f"the last good checkpoint is {run}/checkpoints/step-00000060") == 1
+    assert "[rank" not in errors
+    assert not any("00000065" in name for name in os.listdir(run / "checkpoints"))
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(begin, conform, tmp_path):
@@ -144,11 +196,38 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(begin, conform, tmp_pat
         assert "cannot be written" in errors
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
-def test_a_read_only_folder_is_one_sentence(begin, conform, tmp_path):
-    tmp_path.chmod(0o500)
-    status, _, errors = conform(*begin(tmp_path / "run"))
-    assert (status, errors.count("\n")) == (2, 1)
+@pytest.fixture
+def unprivileged():
+    """What a command line begins with so that file permissions bind it, also where the tests run as root."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may write into a read-only folder, and setpriv is not here to take that right away")
+    return ["setpriv", "--inh-caps=-all", "--bounding-set=-all"]
+
+
+def test_a_read_only_folder_is_one_sentence_and_loses_nothing(
+    unprivileged, whole, begin, conform, tmp_path, environment
+):
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints/step-00000060")
+    (run / "complete.json").unlink()
+    kept = os.listdir(run / "checkpoints")
+    alone = [*unprivileged, sys.executable, "-m", "conform.core.cli"]
+    (tmp_path / "empty").mkdir()
+    for folder, arguments in (
+        ("empty", begin(tmp_path / "empty/run")),
+        ("run/checkpoints", ["train", "--resume", run]),
+    ):
+        (tmp_path / folder).chmod(0o500)
+        status, errors = ended([*alone, *map(str, arguments)], environment)
+        (tmp_path / folder).chmod(0o700)
+        said = [line for line in errors.splitlines() if line.startswith("conform: ")]
+        assert (status, len(said)) == (2, 1), errors
+        assert "cannot be written: Permission denied" in said[0]
+        assert "Traceback" not in errors
+    assert os.listdir(tmp_path / "empty") == []
+    assert sorted(os.listdir(run / "checkpoints")) == sorted(kept)
 
 
 def test_an_error_of_several_processes_is_said_once(begin, torchrun, tmp_path, environment, data):
