@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from conform.parity.errors import RuntimeDriverError
 from conform.parity.toolchain import GOREF_SOURCES, build_goref
 from conform.parity.verdict import RungName
 
-__all__ = ["FAULTY_RUNTIMES", "FaultyRuntime", "build_faulty"]
+__all__ = ["FAULTY_RUNTIMES", "FaultyRuntime", "build_faulty", "edited_sources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,21 @@ def build_faulty(fault: FaultyRuntime) -> Path:
     Raises RuntimeDriverError when an edit does not apply exactly once, or the build fails.
     """
     with tempfile.TemporaryDirectory(prefix="conform-goref-") as folder:
-        sources = Path(folder) / "goref"
-        shutil.copytree(GOREF_SOURCES, sources)
-        for name, old, new in fault.edits:
-            text = (sources / name).read_text(encoding="utf-8")
-            if text.count(old) != 1:
-                raise RuntimeDriverError(f"{fault.name}: {name} holds {old!r} {text.count(old)} times, expected once")
-            (sources / name).write_text(text.replace(old, new), encoding="utf-8")
-        return build_goref("bitnet", sources)
+        return build_goref("bitnet", edited_sources(fault.edits, Path(folder) / "goref"))
+
+
+def edited_sources(edits: Iterable[tuple[str, str, str]], target: Path) -> Path:
+    """Copy goref's sources to `target`, without their tests, and make the (file, old, new) edits; returns `target`.
+
+    Raises RuntimeDriverError when an edit does not apply exactly once, so that a fault cannot silently be none.
+    """
+    shutil.copytree(GOREF_SOURCES, target, ignore=shutil.ignore_patterns("*_test.go", "*.py"))
+    for name, old, new in edits:
+        text = (target / name).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise RuntimeDriverError(f"goref's {name} holds {old!r} {text.count(old)} times, expected once")
+        (target / name).write_text(text.replace(old, new), encoding="utf-8")
+    return target
 
 
 _FORWARD = "internal/model/forward.go"

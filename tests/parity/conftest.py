@@ -23,12 +23,13 @@ from conform.core.verify import open_gguf
 from conform.core.vocabulary import read_vocabulary
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
 from conform.parity.evidence import Source, Subject
+from conform.parity.faulty_runtimes import edited_sources
 from conform.parity.ladder import judge
 from conform.parity.passages import Scope
 from conform.parity.progress import silent
 from conform.parity.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.tokenizer import open_tokenizer
-from conform.parity.toolchain import GOREF_SOURCES, build_goref
+from conform.parity.toolchain import build_goref
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
@@ -183,26 +184,20 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
 
 @pytest.fixture(scope="session")
 def mutated_goref() -> Callable[..., Path]:
-    """mutated_goref(tmp, [(file, old, new), …]) is a bitnet built below tmp from sources with each text replaced.
+    """mutated_goref(tmp, [(file, old, new), …]) is a bitnet built below tmp from sources with these edits.
 
-    Every old text must occur exactly once in its file, so that a planted fault cannot silently be none. The companions
-    named in `tools` lie beside it.
+    The companions named in `tools` lie beside it.
     """
 
     def build(
         tmp: Path,
-        replacements: Sequence[tuple[str, str, str]],
+        edits: Sequence[tuple[str, str, str]],
         tools: Sequence[str] = ("bitnet", "tokenize", "ggufhash"),
     ) -> Path:
-        sources = tmp / "goref"
-        shutil.copytree(GOREF_SOURCES, sources, ignore=shutil.ignore_patterns("*_test.go", "*.py"))
+        sources = edited_sources(edits, tmp / "goref")
         for folder in (sources / "cmd").iterdir():
             if folder.name not in tools:
                 shutil.rmtree(folder)
-        for name, old, new in replacements:
-            text = (sources / name).read_text()
-            assert text.count(old) == 1, f"{name} holds {old!r} {text.count(old)} times"
-            (sources / name).write_text(text.replace(old, new))
         return build_goref("bitnet", sources, tmp)
 
     return build

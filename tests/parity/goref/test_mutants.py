@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conform.parity.errors import RuntimeDriverError
+
 I2_S = 36
 TOKENS = [1, 265, 40, 299, 7]
 
@@ -61,5 +63,5 @@ def test_a_planted_fault_shows(micro, mutated_goref, run_binary, forward, tmp_pa
 
 
 def test_a_text_that_is_not_there_is_no_mutation(mutated_goref, tmp_path):
-    with pytest.raises(AssertionError, match="0 times"):
+    with pytest.raises(RuntimeDriverError, match="0 times"):
         mutated_goref(tmp_path, [("internal/model/forward.go", "no such text", "")])
