@@ -62,6 +62,7 @@ def _prepare(request: Request, folder: RunFolder, world: World, view: View) -> s
     tokenizer = tokenizer_of(request.data, contract)
     config = _resolved(settings(request), contract.model.linear == "ternary", contract.model.context, world)
     find_quantizers(config.judge)
+    _refuse_uncompilable(config, world)
     folder.create(RunRecord(contract, config, request.data, tokenizer, manifest_digest(request.data)))
     return ""
 
@@ -81,6 +82,7 @@ def _reopen(request: Request, folder: RunFolder, world: World, view: View) -> st
         view.note(f"passed over {torn.path}: {torn.reason}")
     _refuse_mismatch(found, record)
     find_quantizers(config.judge)
+    _refuse_uncompilable(config, world)
     folder.reopen()
     folder.update(dataclasses.replace(record, config=config))
     return found.path.name if found.path else ""
@@ -102,6 +104,22 @@ def _changed(request: Request, record: RunRecord, world: World) -> TrainConfig:
     config = with_values(base, wanted, "command line")
     model = record.contract.model
     return _resolved(config, model.linear == "ternary", model.context, world)
+
+
+def _refuse_uncompilable(config: TrainConfig, world: World) -> None:
+    # Else the first step would end with a traceback, and leave a run behind that cannot go on.
+    if not config.compile or world.device.type != "cpu":
+        return
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise TrainError(
+            "--compile needs a C++ compiler on a CPU, and torch finds none: install g++, name another one in CXX, or "
+            "train with --no-compile"
+        ) from error
 
 
 def _differences(new: TrainConfig, old: TrainConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch._inductor import config as inductor
 
 from conform.trainer.distributed import join
+from conform.trainer.errors import TrainError
 from conform.trainer.launch import launch
 from conform.trainer.live import SilentView
 from conform.trainer.request import Request, settings
@@ -26,7 +27,7 @@ SHORT = {
     "eval_sequences": 8,
 }
 
-pytestmark = pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     shutil.which(inductor.cpp.cxx[1]) is None,
     reason=f"torch.compile needs a C++ compiler: no {inductor.cpp.cxx[1]} here",
 )
@@ -70,10 +71,12 @@ def assert_near(run, eager, curve):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-5)
 
 
+@needs_compiler
 def test_a_compiled_run_is_near_the_eager_one(compiled, eager, curve):
     assert_near(compiled, eager, curve)
 
 
+@needs_compiler
 def test_a_compiled_run_that_was_interrupted_ends_bit_for_bit_the_same(compiled, train, curve, tmp_path):
     run = shutil.copytree(compiled, tmp_path / "run")
     (run / "complete.json").unlink()
@@ -85,6 +88,7 @@ def test_a_compiled_run_that_was_interrupted_ends_bit_for_bit_the_same(compiled,
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@needs_compiler
 def test_two_processes_compile_under_fsdp2(kernels, eager, torchrun, contracts, data, environment, curve, tmp_path):
     given = {"contract": contracts / "dense.toml", "data": data, "out": tmp_path / "run", **SHORT}
     options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
@@ -99,3 +103,10 @@ def test_two_processes_compile_under_fsdp2(kernels, eager, torchrun, contracts, 
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert_near(tmp_path / "run", eager, curve)
+
+
+def test_without_a_compiler_no_run_is_begun(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(TrainError, match=r"--compile needs a C\+\+ compiler"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
