@@ -106,6 +106,19 @@ def test_killing_every_process_at_once_loses_nothing(whole_on_two, on_two, torch
     assert curve(run) == curve(whole_on_two)
 
 
+def test_torchrun_starts_a_killed_process_again_and_nothing_is_lost(
+    whole_on_two, on_two, torchrun, curve, tmp_path, environment
+):
+    """With the arguments of the first start, which say nothing of resuming."""
+    run = tmp_path / "run"
+    process = started(torchrun(2, *on_two(run), restarts=1), run, 23, environment)
+    os.kill(_workers(run)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert f"resumed from {run}/checkpoints/step-00000020" in errors
+    assert curve(run) == curve(whole_on_two)
+
+
 def test_signals_under_torchrun_save_and_the_run_goes_on_bit_for_bit(
     whole_on_two, on_two, torchrun, curve, tmp_path, environment
 ):
