@@ -38,13 +38,11 @@ class _TotalCrossEntropy(torch.autograd.Function):
         to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
         losses = []
         for (part, at), to_part in zip(_chunks(x, targets, chunk), torch.split(to_x, chunk or len(x)), strict=True):
-            p = _log_softmax(part, cast)
-            losses.append(-_pick(p, at))
-            p.exp_()
-            p[torch.arange(len(at), device=at.device), at] -= 1
-            to_logits = p.to(x.dtype)
+            loss, to_logits = _loss_and_gradient(part, cast, at)
+            losses.append(loss)
             torch.mm(to_logits, cast, out=to_part)
             to_weight += to_logits.mT @ part
+            del to_logits  # before the next chunk has logits
         context.save_for_backward(to_x, to_weight)
         return _total(losses)
 
@@ -58,6 +56,15 @@ class _TotalCrossEntropy(torch.autograd.Function):
 def _chunks(x: Tensor, targets: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
     size = chunk or len(targets)
     return zip(torch.split(x, size), torch.split(targets, size), strict=True)
+
+
+def _loss_and_gradient(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    # The gradient is that of the logits: p - t.
+    p = _log_softmax(x, weight)
+    loss = -_pick(p, targets)
+    p.exp_()
+    p[torch.arange(len(targets), device=targets.device), targets] -= 1
+    return loss, p.to(x.dtype)
 
 
 def _log_softmax(x: Tensor, weight: Tensor) -> Tensor:

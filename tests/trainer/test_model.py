@@ -135,3 +135,12 @@ def test_bfloat16_stays_near_float32(spec):
     exact, rounded = build(spec)(INPUTS), build(spec, compute_dtype=torch.bfloat16)(INPUTS)
     assert rounded.dtype == torch.float32
     assert (exact - rounded).square().mean().sqrt() < 0.1 * exact.std()
+
+
+def test_a_step_on_another_device_leaves_nothing_on_the_cpu(spec):
+    # Tensors without content stand in for a device that is not there; to mix them with others is an error.
+    with torch.device("meta"):
+        model = Llama(spec, compute_dtype=torch.bfloat16, recompute=True, loss_chunk=7)
+    total = model(INPUTS.to("meta"), TARGETS.to("meta"))
+    total.backward()
+    assert {tensor.device.type for p in model.parameters() for tensor in (p, p.grad)} == {"meta"}
