@@ -122,10 +122,15 @@ def read_config(reference: str, base: TrainConfig | None = None) -> TrainConfig:
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any], where: str) -> TrainConfig:
-    """The config with these settings replaced; `where` names their source in errors."""
+    """The config with these settings replaced; `where` names their source in errors.
+
+    Steps and tokens are one setting, the length: who gives one of them takes back the other.
+    """
     hints = get_type_hints(TrainConfig)
     if unknown := sorted(set(values) - set(hints)):
         raise TrainError(f"{where}: unknown setting {', '.join(unknown)}; known are {', '.join(hints)}")
+    if {"steps", "tokens"} & set(values):
+        config = dataclasses.replace(config, steps=0, tokens=0)
     checked = {key: _checked(value, hints[key], f"{where}: {key}") for key, value in values.items()}
     try:
         return dataclasses.replace(config, **checked)
