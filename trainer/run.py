@@ -190,7 +190,14 @@ class _Run:
         )
         largest = int(self.config.shard_gb * 1e9)
         snapshot = take_snapshot(
-            record.contract, self.model, self.optimizer, state, record.tokenizer, self.world, largest
+            record.contract,
+            self.model,
+            self.optimizer,
+            state,
+            record.tokenizer,
+            self.world,
+            largest,
+            lasting=self.config.async_save,
         )
         self.saver.save(snapshot, self.code)
         self.saved = self.step
