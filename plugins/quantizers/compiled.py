@@ -80,11 +80,9 @@ def half_bits(value: np.float32) -> np.int64:
 
 @kernel
 def half_value(half: np.int64) -> np.float32:
-    """The value of the bits of a float16."""
+    """The value of the bits of a finite float16."""
     if half & 0x7C00:
-        # The exponent's bias changes from 15 to 127; all ones, which mean NaN or infinity, stay all ones.
-        bias = 224 if half & 0x7C00 == 0x7C00 else 112
-        magnitude = np.int32(((half & 0x7FFF) + (bias << 10)) << 13).view(np.float32)
+        magnitude = np.int32(((half & 0x7FFF) + (112 << 10)) << 13).view(np.float32)
     else:
         magnitude = np.float32(half & 0x3FF) / _SUBNORMAL
     return -magnitude if half & 0x8000 else magnitude

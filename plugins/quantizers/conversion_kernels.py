@@ -56,8 +56,18 @@ def _write_half(value: np.float32, out: Packed, block: int, byte: int) -> None:
 
 
 @scalar
+def _any_half_value(half: np.int64) -> np.float32:
+    """The value of the bits of a float16, finite or not."""
+    value = np.float32(half_value(half))
+    if half & 0x7C00 == 0x7C00:
+        # What means infinity and NaN was taken for the next exponent, 143 by float32's bias; there they are 255.
+        value = np.int32(value.view(np.int32) + (112 << 23)).view(np.float32)
+    return value
+
+
+@scalar
 def _read_half(packed: Packed, block: int, byte: int) -> np.float32:
-    return half_value(np.int64(packed[block, byte]) | np.int64(packed[block, byte + 1]) << 8)
+    return _any_half_value(np.int64(packed[block, byte]) | np.int64(packed[block, byte + 1]) << 8)
 
 
 @kernel
@@ -75,7 +85,7 @@ def encode_f16(values: Float32, out: NDArray[np.uint16]) -> np.uint32:
 def decode_f16(halves: NDArray[np.uint16], out: Float32) -> None:
     """(n,) halves → (n,) values, NaN and infinity included."""
     for i in range(len(halves)):
-        out[i] = half_value(np.int64(halves[i]))
+        out[i] = _any_half_value(np.int64(halves[i]))
 
 
 @kernel
