@@ -1,7 +1,7 @@
 """Conversion kernels: one pass over the values of a type that searches nothing. Import lazily: this imports numba.
 
 Each encoder gives the bits of the largest magnitude that it met, without their sign: NaN and infinity are the largest.
-Inner loops run to a length that is read from an array: one that the compiler knows it would unroll into scalars.
+Loops over a block run to a length read from its array: one that the compiler knows is unrolled, not made vectors of.
 """
 
 import numpy as np
