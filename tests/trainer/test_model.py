@@ -108,7 +108,7 @@ def trained(spec, config, tokens, *, recompute):
     optimizer, found = build_optimizer(model, config), []
     for step, batch in enumerate(tokens):
         set_schedule(optimizer, step, config)
-        loss = model(batch[:, :-1], batch[:, 1:]).mean()
+        loss = model(batch[:, :-1], batch[:, 1:]) / batch[:, 1:].numel()
         loss.backward()
         found.append((loss.item(), clip_gradients(model, config.clip)))
         optimizer.step()
