@@ -86,6 +86,8 @@ def build_data(
             SourceRecord(source.name, source.nbytes, digest)
             for source, digest in zip(sources, pool.map(source_sha256, sources), strict=True)
         )
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file, but the shards need a folder; choose another name")
     build = _Build(out, sources, records, find_tokenizer(tokenizer), recipe, skip_bad)
     try:
         return build.run(workers, on_status)

@@ -254,6 +254,12 @@ def test_a_folder_with_other_files_is_refused(build, tmp_path):
     assert files(tmp_path / "out") == {"notes.txt": b"mine"}
 
 
+def test_a_folder_that_is_a_file_is_refused(build, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match="out: is a file, but the shards need a folder"):
+        build()
+
+
 def test_a_second_build_into_the_same_folder_is_refused(build, tmp_path):
     def start_another(status):
         with pytest.raises(DataError, match="another build is writing there"):
