@@ -1,6 +1,7 @@
 """The command line: a root group that imports a command's module only when the command is called."""
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 
@@ -53,7 +54,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console entry point: turns a ConformError into one sentence and exit status 2."""
+    """The console entry point: turns what a user can cause into one sentence and exit status 2."""
     try:
         status = cli.main(prog_name="conform", standalone_mode=False)
     except click.ClickException as error:
@@ -67,6 +68,11 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"conform: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 
 

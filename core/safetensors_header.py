@@ -55,9 +55,9 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     Raises CheckpointError for a header that is too large, malformed, or describes data that overlap, leave gaps or lie
     outside the file.
     """
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: not a regular file")
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("torch", "numba", "sentencepiece", "pyarrow", "matplotlib")
 
 
@@ -25,6 +27,17 @@ def test_every_command_explains_itself_without_heavy_modules():
     )
     result = run_python(code)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["contract", "show", "a" * 5000], ["verify", "a" * 5000], ["data", "show", "a" * 5000]]
+)
+def test_what_the_system_refuses_is_one_sentence_and_exit_2(arguments):
+    command = [sys.executable, "-m", "conform.core.cli", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "File name too long" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_user_error_is_one_sentence_and_exit_2():
