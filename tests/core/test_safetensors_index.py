@@ -11,7 +11,7 @@ def write_index(folder, shard):
     return folder
 
 
-@pytest.mark.parametrize("shard", ["../a.safetensors", "/etc/passwd", ".", "", "a\0b", "a/b"])
+@pytest.mark.parametrize("shard", ["../a.safetensors", "/etc/passwd", ".", "a\0b", "a/b"])
 def test_a_shard_is_a_file_in_the_same_folder(tmp_path, shard):
     with pytest.raises(CheckpointError, match="no file in the same folder"):
         read_safetensors_folder(write_index(tmp_path, shard))
