@@ -49,6 +49,8 @@ def contract_from_mapping(data: Mapping[str, Any], where: str) -> Contract:
     _require_keys(data, {"name", "why", "model", "tokenizer", "storage"}, where, "")
     for key in ("name", "why"):
         _require_type(data[key], str, where, key)
+    if not data["name"].isprintable():
+        raise ContractError(f"{where}: name = {data['name'][:80]!a}: expected printable characters only")
     return Contract(
         name=data["name"],
         why=data["why"],

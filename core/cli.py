@@ -1,6 +1,7 @@
 """The command line: a root group that imports a command's module only when the command is called."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -55,6 +56,10 @@ def cli() -> None:
 
 def main() -> None:
     """The console entry point: turns what a user can cause into one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be UTF-8, nor need a terminal know every character.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(prog_name="conform", standalone_mode=False)
     except click.ClickException as error:
@@ -64,16 +69,22 @@ def main() -> None:
         print("conform: interrupted", file=sys.stderr)
         sys.exit(130)
     except ConformError as error:
-        print(f"conform: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"conform: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(sentence: str) -> None:
+    # It may quote a hostile file: control characters must not reach the terminal.
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
+    print(f"conform: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def test_a_whole_number_is_accepted_where_a_float_is_meant(spec):
     ("old", "new", "message"),
     [
         ("layers = 2\n", "", "missing model.layers"),
+        ('name = "nano"', r'name = "\u001b[2Jnano"', "name = .*expected printable characters only"),
         ("layers = 2\n", "layers = 2\nlayer = 2\n", "unknown key model.layer"),
         ("layers = 2", 'layers = "2"', "model.layers = '2': expected a value of type int"),
         ("layers = 2", "layers = true", "model.layers = True"),

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,23 @@ def test_a_user_error_is_one_sentence_and_exit_2():
     assert result.returncode == 2
     assert result.stderr.startswith("conform: nope: no such contract")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_error_brings_no_control_characters_to_the_terminal(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    command = [sys.executable, "-m", "conform.core.cli", "contract", "check", str(tmp_path / "a\x1b[2J\nb")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.endswith(r"a\x1b[2J\nb: no such file or folder" + "\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_file_name_need_not_be_utf8(tmp_path, checkpoint, arguments):
+    path = os.fsencode(tmp_path) + b"/\xff"
+    os.rename(checkpoint, path)
+    command = [sys.executable, "-m", "conform.core.cli", "export", path, "--quant", "q8_0", "--dry-run", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    checked = subprocess.run([*command[:3], "contract", "check", path, *arguments], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
