@@ -62,6 +62,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(prog_name="conform", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can still be said that it failed
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -71,14 +73,23 @@ def main() -> None:
     except ConformError as error:
         _say(str(error))
         sys.exit(2)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # click and rich turn a broken pipe into status 1, which here means "does not conform".
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise
+        _discard_output()
         sys.exit(141)
     except OSError as error:
-        if error.filename is None:
-            raise
-        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        _discard_output()
+        where = "the output" if error.filename is None else os.fsdecode(error.filename)
+        _say(f"{where}: {error.strerror or error}")
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _discard_output() -> None:
+    # What is still in the buffer would fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _say(sentence: str) -> None:

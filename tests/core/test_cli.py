@@ -71,3 +71,21 @@ def test_a_file_name_need_not_be_utf8(tmp_path, checkpoint, arguments):
     assert (result.returncode, result.stderr) == (0, "")
     checked = subprocess.run([*command[:3], "contract", "check", path, *arguments], capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["contract", "show", "nano"], ["contract", "list"], ["contract", "show", "nano", "--json"]]
+)
+def test_an_output_that_cannot_be_written_is_one_sentence_and_exit_2(arguments):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "conform.core.cli", *arguments]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (2, "conform: the output: No space left on device\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error_message():
+    command = f"{sys.executable} -m conform.core.cli contract list | true; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    assert result.stdout in ("0\n", "141\n")
