@@ -15,6 +15,7 @@ from conform.core.atomic_write import write_atomically
 from conform.core.errors import ConformError
 
 __all__ = [
+    "check_replaceable",
     "console",
     "finding_to_json",
     "json_option",
@@ -93,6 +94,20 @@ def write_text_atomically(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         raise ConformError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def check_replaceable(path: Path, start: str) -> None:
+    """Pass when nothing stands there, or a file that begins like the one to be written.
+
+    Raises ConformError for any other: a mistyped path must not cost a file.
+    """
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(start.encode())) in (b"", start.encode()):
+                return
+    raise ConformError(f"{path}: exists and is something else; it will not be overwritten: name another file")
 
 
 def finding_to_json(finding: Finding) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from conform.core.report import console, json_option, print_table, write_json, write_text_atomically
+from conform.core.report import check_replaceable, console, json_option, print_table, write_json, write_text_atomically
 from conform.trainer.config import config_help
 from conform.trainer.errors import ConformError
 
@@ -112,8 +112,9 @@ def report(run: Path, output: Path | None) -> int:
     """Draw the curves of a run as one self-contained HTML page."""
     from conform.trainer.report import run_report
 
-    page = run_report(run)
     path = output or run / "report.html"
+    check_replaceable(path, "<!doctype html>")
+    page = run_report(run)
     write_text_atomically(path, page)
     console().print(f"{path}: {len(page.encode()):,} bytes", markup=False)
     return 0

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from conform.core.errors import ConformError
-from conform.core.report import json_option, print_table, write_json, write_text_atomically
+from conform.core.report import check_replaceable, json_option, print_table, write_json, write_text_atomically
 
 
 @click.command()
@@ -61,3 +61,16 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 def test_control_characters_do_not_reach_the_terminal():
     assert "\x1b" not in run("\x1b[31mred").output
+
+
+@pytest.mark.parametrize(
+    ("content", "replaceable"), [(b"", True), (b"name = 1", True), (b"name", False), (b"x", False)]
+)
+def test_only_a_file_that_begins_alike_is_replaced(tmp_path, content, replaceable):
+    check_replaceable(tmp_path / "none", "name = ")
+    (tmp_path / "file").write_bytes(content)
+    if replaceable:
+        check_replaceable(tmp_path / "file", "name = ")
+    else:
+        with pytest.raises(ConformError, match="will not be overwritten"):
+            check_replaceable(tmp_path / "file", "name = ")
