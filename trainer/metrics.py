@@ -65,9 +65,9 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise TrainError(f"{where}: not JSON: {error}") from error
+        raise TrainError(f"{where}: not JSON: {error}; delete that line") from error
     if not isinstance(record, dict) or not isinstance(record.get("kind"), str) or not _is_step(record.get("step")):
-        raise TrainError(f"{where}: expected a record with kind and step")
+        raise TrainError(f"{where}: expected a record with kind and step; delete that line")
     return record
 
 
