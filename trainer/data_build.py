@@ -155,7 +155,8 @@ class _Build:
             writers = {name: ShardWriter(self.out, name, self.recipe.shard_tokens, self.dtype) for name in SPLITS}
             for name, writer in writers.items():
                 stack.callback(writer.close)
-                writer.resume(journal.splits[name].shards, journal.splits[name].open_tokens)
+                done = journal.splits[name]
+                writer.resume(done.shards, done.open_tokens, done.open_sha256)
             for batch, encoded in in_order(lambda batch: encoder(batch.texts), batches, workers):
                 completed = sum(writers[name].append(part.tokens) for name, part in encoded.items())
                 journal.advance(batch, encoded)
