@@ -26,6 +26,8 @@ __all__ = [
     "write_text_atomically",
 ]
 
+_MOST_ROWS = 1000  # a hostile file can cause a million findings, and a table is laid out as a whole
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -122,9 +124,11 @@ def finding_to_json(finding: Finding) -> dict[str, str]:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Every finding as a row: severity, where, expected, found, hint."""
-    rows = [(f.severity, f.where, f.expected, f.found, f.hint) for f in findings]
+    """Findings as rows: severity, where, expected, found, hint. Of very many, the first; --json has them all."""
+    rows = [(f.severity, f.where, f.expected, f.found, f.hint) for f in findings[:_MOST_ROWS]]
     print_table(("", "where", "expected", "found", "hint"), rows)
+    if (more := len(findings) - _MOST_ROWS) > 0:
+        click.echo(f"and {more:,} more findings; --json lists them all")
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

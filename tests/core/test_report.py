@@ -4,8 +4,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from conform.contract.finding import Finding
 from conform.core.errors import ConformError
-from conform.core.report import check_replaceable, json_option, print_table, write_json, write_text_atomically
+from conform.core.report import (
+    check_replaceable,
+    json_option,
+    print_findings,
+    print_table,
+    write_json,
+    write_text_atomically,
+)
 
 
 @click.command()
@@ -74,3 +82,10 @@ def test_only_a_file_that_begins_alike_is_replaced(tmp_path, content, replaceabl
     else:
         with pytest.raises(ConformError, match="will not be overwritten"):
             check_replaceable(tmp_path / "file", "name = ")
+
+
+def test_of_very_many_findings_the_first_are_printed(capsys):
+    print_findings([Finding("error", f"tensor {number}", "none", "one") for number in range(1_002)])
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert last == "and 2 more findings; --json lists them all"
+    assert "tensor 999" in rows[-1]
