@@ -6,13 +6,14 @@ READY  := $(VENV)/.ready
 # A second level of parallelism inside each test process only makes two cores fight.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo milestone-1 test lint format clean
+.PHONY: demo milestone-1 milestone-2 test lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a tiny model on real text, export it, judge a real Go binary"
 	@echo "make test    ruff, mypy, Go tests and pytest"
 	@echo "make milestone-1   the tiny contract (16M, 32k vocabulary) in every quantisation; within an hour"
+	@echo "make milestone-2 TEXT=DIR [TRAIN=\"--steps 1000\"]   the medium contract (222M) on the machine's GPUs"
 	@echo "make lint    ruff and mypy only"
 	@echo "make format  let ruff format the code"
 
@@ -28,6 +29,9 @@ demo: $(READY)
 
 milestone-1: $(READY)
 	$(BIN)/python docs/journey.py milestone-1
+
+milestone-2: $(READY)
+	$(BIN)/python docs/journey.py milestone-2 $(if $(TEXT),--text $(TEXT)) $(TRAIN)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

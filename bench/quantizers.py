@@ -67,12 +67,14 @@ class Wall:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """Throughput per CPU-second of a type that only converts, and as a share of copying its float32 input."""
+    """Throughput per CPU-second of a type that only converts, and as a share of copying its values in float32."""
 
     type: str
     tool: str
     mw_per_cpu_s: float
     of_a_copy: float
+    decoded_mw_per_cpu_s: float
+    decoded_of_a_copy: float
 
 
 def synthetic(kind: str, rows: int) -> Float32:
@@ -216,19 +218,28 @@ def measure_wall(quantizer: Quantizer, peer: Ggml | None, values: Float32, repea
 
 
 def measure_conversion(quantizer: Quantizer, peer: Ggml | None, repeats: int) -> list[Conversion]:
-    """A tensor that fits no cache, converted and, right before that, copied."""
+    """A tensor that fits no cache copied and, right after that, converted and decoded again; by all tools in turn."""
     values = synthetic("gauss", COPIED_ROWS)
     room = np.zeros_like(values)
-    found = []
-    for contestant in _contestants(quantizer, peer, values.shape):
-        pairs = []
-        for _ in range(repeats + 1):
+    contestants = list(_contestants(quantizer, peer, values.shape))
+    packed = [contestant.pack(values, None) for contestant in contestants]  # also compiles
+    seconds: list[list[tuple[float, float, float]]] = [[] for _ in contestants]
+    for _ in range(repeats + 1):
+        for contestant, its, own in zip(contestants, packed, seconds, strict=True):
             copy = _cpu_seconds(lambda: np.copyto(room, values))
-            pairs.append((copy, _cpu_seconds(lambda c=contestant: c.pack(values, None))))  # type: ignore[misc]
-        seconds = statistics.median(own for _, own in pairs[1:])
-        share = statistics.median(copy / own for copy, own in pairs[1:])
-        found.append(Conversion(quantizer.name, contestant.tool, values.size / seconds / 1e6, share))
-    return found
+            pack = _cpu_seconds(lambda c=contestant: c.pack(values, None))  # type: ignore[misc]
+            own.append((copy, pack, _cpu_seconds(lambda c=contestant, p=its: c.unpack(p))))  # type: ignore[misc]
+    return [
+        Conversion(
+            quantizer.name,
+            contestant.tool,
+            values.size / statistics.median(pack for _, pack, _ in own[1:]) / 1e6,
+            statistics.median(copy / pack for copy, pack, _ in own[1:]),
+            values.size / statistics.median(unpack for _, _, unpack in own[1:]) / 1e6,
+            statistics.median(copy / unpack for copy, _, unpack in own[1:]),
+        )
+        for contestant, own in zip(contestants, seconds, strict=True)
+    ]
 
 
 def _ratio(value: float | None, digits: int) -> str:
@@ -278,15 +289,16 @@ def wall_rows(walls: Sequence[Wall]) -> Iterator[tuple[str, ...]]:
 
 
 def conversion_rows(conversions: Sequence[Conversion]) -> Iterator[tuple[str, ...]]:
-    """A line for each type and tool: throughput, and its share of a copy's."""
+    """A line for each type and tool: throughput of encoding and of decoding, and their shares of a copy's."""
     for c in conversions:
-        yield (c.type, c.tool, f"{c.mw_per_cpu_s:.0f}", f"{c.of_a_copy:.2f}")
+        encoded = (f"{c.mw_per_cpu_s:.0f}", f"{c.of_a_copy:.2f}")
+        yield (c.type, c.tool, *encoded, f"{c.decoded_mw_per_cpu_s:.0f}", f"{c.decoded_of_a_copy:.2f}")
 
 
 ERROR_HEADINGS = ("type", "bits", "data", "importance", "ggml", *EFFORTS, *(f"{e}/ggml" for e in EFFORTS))
 SPEED_HEADINGS = ("type", "ggml Mw/CPU-s", *EFFORTS, *(f"{e} ×" for e in EFFORTS))
 WALL_HEADINGS = ("type", "tool", "1 thread Mw/s", "2 threads", "gain")
-CONVERSION_HEADINGS = ("type", "tool", "Mw/CPU-s", "share of a plain copy")
+CONVERSION_HEADINGS = ("type", "tool", "Mw/CPU-s", "of a plain copy", "decoding Mw/CPU-s", "of a plain copy")
 
 
 def as_markdown(headings: Sequence[str], rows: Iterator[tuple[str, ...]]) -> str:

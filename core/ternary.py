@@ -1,5 +1,6 @@
 """Ternary: the absmean rule of BitNet b1.58 (arXiv:2402.17764): a float matrix becomes -1, 0, +1 and one scale."""
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -19,12 +20,8 @@ _PIECE = 1 << 16
 
 def absmean_scale(values: Float32) -> np.float32:
     """max(mean |w|, 1e-5): the mean is accumulated in float64, then rounded to float32."""
-    flat = values.reshape(-1)
-    # Piece by piece, so that the magnitudes stay in a core's cache.
-    total = sum(
-        float(np.abs(flat[start : start + _PIECE]).sum(dtype=np.float64)) for start in range(0, flat.size, _PIECE)
-    )
-    return max(np.float32(total / flat.size) if flat.size else np.float32(0), _SMALLEST_SCALE)
+    total = sum(float(magnitudes.sum(dtype=np.float64)) for magnitudes in _magnitudes(values))
+    return max(np.float32(total / values.size) if values.size else np.float32(0), _SMALLEST_SCALE)
 
 
 def exact_scale(values: Float32) -> np.float32 | None:
@@ -32,11 +29,11 @@ def exact_scale(values: Float32) -> np.float32 | None:
 
     Such a matrix is ternary already, and the absmean of its values would shrink it.
     """
-    magnitudes = np.abs(values)
-    largest = np.float32(magnitudes.max(initial=0))
+    largest = max((np.float32(magnitudes.max()) for magnitudes in _magnitudes(values)), default=np.float32(0))
     if not largest > 0 or not np.isfinite(largest):
         return None
-    return largest if bool(((magnitudes == largest) | (magnitudes == 0)).all()) else None
+    exact = all(bool(((some == largest) | (some == 0)).all()) for some in _magnitudes(values))
+    return largest if exact else None
 
 
 def ternarise(values: Float32) -> tuple[Codes, np.float32]:
@@ -57,3 +54,10 @@ def effective(values: Float32) -> Float32:
     """The values that a ternary layer computes with: codes times scale."""
     codes, scale = ternarise(values)
     return codes.astype(np.float32) * scale
+
+
+def _magnitudes(values: Float32) -> Iterator[Float32]:
+    """|w| piece by piece, so that it stays in a core's cache."""
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        yield np.abs(flat[start : start + _PIECE])

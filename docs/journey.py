@@ -1,10 +1,14 @@
-"""The main job, end to end, by the commands that a user types: `make demo` and `make milestone-1` run this.
+"""The main job, end to end, by the commands that a user types: `make demo`, `milestone-1` and `milestone-2` run this.
 
-A tokenizer and a model are trained on the sources of Python's standard library, the checkpoint is checked against its
-contract and exported to GGUF, each file is verified, and a real Go binary is judged against PyTorch. A second run
-re-uses what the first one finished, and goes on where it was interrupted.
+    python docs/journey.py NAME [--text PATH]... [options of `conform train`]
+
+A tokenizer and a model are trained on text (the sources of Python's standard library where nothing else is given), the
+checkpoint is checked against its contract and exported to GGUF, each file is verified, and a real Go binary is judged
+against PyTorch. A second run re-uses what the first one finished, and goes on where it was interrupted. Training takes
+all GPUs of the machine where the config asks for them.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -13,12 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
-TEXT = "python-stdlib"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Journey:
     vocab: int
     quants: Sequence[str]
     parity: Sequence[str] = ()
+    text: Sequence[str] = ("python-stdlib",)
+    train: Sequence[str] = ()
 
     @property
     def run(self) -> Path:
@@ -58,18 +63,45 @@ JOURNEYS = {
         ("f32", "f16", "bf16", "q8_0", "iq*", "tq*", "i2_s"),
         ("--positions", "8", "--max-tokens", "8", "--longest", "128"),
     ),
+    # 4.4 billion tokens are wanted: bring text.
+    "milestone-2": Journey(
+        "milestone-2",
+        "medium",
+        "medium",
+        32000,
+        ("f16", "bf16", "q8_0", "iq4_xs", "i2_s"),
+        ("--positions", "8", "--max-tokens", "8", "--longest", "128"),
+        text=(),
+    ),
 }
 
 
-def main(name: str) -> int:
-    """Run every step; the exit status is the verdict's."""
-    journey = JOURNEYS[name]
+def main() -> int:
+    """Run every step of the journey that was asked for; the exit status is the verdict's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", choices=JOURNEYS)
+    parser.add_argument(
+        "--text", action="append", help="text files, folders, JSONL or Parquet, as `conform data build`"
+    )
+    asked, train_options = parser.parse_known_args()
+    journey = replace(JOURNEYS[asked.name], train=train_options)
+    journey = replace(journey, text=asked.text or journey.text)
+    if not journey.text:
+        parser.error(f"{journey.name} needs more text than comes with Python: --text PATH")
+    return travel(journey)
+
+
+def travel(journey: Journey) -> int:
+    """Every step, in order; the exit status is the verdict's."""
     began = time.monotonic()
     tokenizer, shards, go_bin = (journey.inputs / part for part in ("tokenizer", "shards", "bin/bitnet"))
+    inputs = [word for path in journey.text for word in ("--input", path)]
     journey.inputs.mkdir(parents=True, exist_ok=True)
     if not (tokenizer / "tokenizer.model").exists():
-        conform("tokenizer", "train", "--input", TEXT, "--vocab", journey.vocab, "-o", tokenizer)
-    conform("data", "build", "--input", TEXT, "--tokenizer", tokenizer, "--held-out", "0.05", "-o", shards)
+        conform("tokenizer", "train", *inputs, "--vocab", journey.vocab, "-o", tokenizer)
+    conform("data", "build", *inputs, "--tokenizer", tokenizer, "--held-out", "0.05", "-o", shards)
     train(journey, shards)
     checkpoint = sorted((journey.run / "checkpoints").glob("step-*"))[-1]
     conform("contract", "check", checkpoint, "--contract", journey.contract)
@@ -87,17 +119,34 @@ def main(name: str) -> int:
 def train(journey: Journey, shards: Path) -> None:
     """Start the run, or go on with it; a finished one says so and is left as it is."""
     if (journey.run / "config.toml").exists():
-        conform("train", "--resume", journey.run)
-        return
-    config = ("--config", journey.config, "--contract", journey.contract)
-    conform("train", *config, "--data", shards, "--out", journey.run)
+        words: list[object] = ["--resume", journey.run]
+    else:
+        words = ["--config", journey.config, "--contract", journey.contract, "--data", shards, "--out", journey.run]
+    gpus = count_gpus()
+    if gpus > 1:
+        run("torchrun", "--nproc-per-node", gpus, "-m", "conform.core.cli", "train", *words, *journey.train)
+    else:
+        conform("train", *words, *journey.train)
+    conform("train", "report", journey.run)
+
+
+def count_gpus() -> int:
+    """How many CUDA devices torch sees."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def conform(*arguments: object, check: bool = True) -> int:
     """Run one conform command, shown as the user would type it."""
+    return run("conform", *arguments, check=check)
+
+
+def run(program: str, *arguments: object, check: bool = True) -> int:
+    """Run a program of the environment, shown as the user would type it; ends the journey when it fails."""
     words = [str(argument) for argument in arguments]
-    print(f"\n$ conform {shlex.join(words)}", flush=True)
-    status = subprocess.run([BIN / "conform", *words], check=False).returncode
+    print(f"\n$ {program} {shlex.join(words)}", flush=True)
+    status = subprocess.run([BIN / program, *words], check=False).returncode
     if check and status:
         sys.exit(status)
     return status
@@ -120,9 +169,9 @@ def say_what_was_shown(journey: Journey, checkpoint: Path, go_bin: Path, status:
     verdicts = json.loads(journey.verdict.read_text())["verdicts"]
     print(f"""
 What was shown, in {seconds:.0f} s:
-- A {journey.contract} model was trained on the sources of Python's standard library. On text that it never saw its
-  perplexity is {held_out["perplexity"]:.1f}; that of token frequencies alone is {held_out["unigram_perplexity"]:.1f}, \
-{ratio:.1f} times as much.
+- A {journey.contract} model was trained on {" and ".join(journey.text)}. On text that it never saw its perplexity is
+  {held_out["perplexity"]:.1f}; that of token frequencies alone is {held_out["unigram_perplexity"]:.1f}, {ratio:.1f} \
+times as much.
 - Its checkpoint meets the frozen contract; {len(verdicts)} GGUF files were written from it and verified.
 - A Go program that shares no code with PyTorch ran each of them and was compared position by position:
 """)
@@ -147,4 +196,4 @@ def kl(ledger: Mapping[str, float] | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

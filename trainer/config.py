@@ -64,7 +64,7 @@ class TrainConfig:
     threads: int = _option(0, "Threads of one process; 0 leaves torch's choice.", "0 or more")
     recompute: bool = _option(True, "Activation checkpointing: keep block inputs only, compute the rest again.")
     compile: bool = _option(False, "torch.compile every block.")
-    loss_chunk: int = _option(4096, "Positions whose logits exist at once; 0 means all.", "0 or more")
+    loss_chunk: int = _option(1024, "Positions whose logits exist at once; 0 means all.", "0 or more")
     verify: Literal["full", "lazy", "off"] = _option("full", "When the hashes of token shards are checked.", later=True)
     eval_every: int = _option(
         0, "Steps between evaluations on the held-out split; 0 means a tenth of the run.", "0 or more"
@@ -133,10 +133,15 @@ def _content(path: Path) -> bytes:
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any], where: str) -> TrainConfig:
-    """The config with these settings replaced; `where` names their source in errors."""
+    """The config with these settings replaced; `where` names their source in errors.
+
+    Steps and tokens are one setting, the length: who gives one of them takes back the other.
+    """
     hints = get_type_hints(TrainConfig)
     if unknown := sorted(set(values) - set(hints)):
         raise TrainError(f"{where}: unknown setting {', '.join(unknown)}; known are {', '.join(hints)}")
+    if {"steps", "tokens"} & set(values):
+        config = dataclasses.replace(config, steps=0, tokens=0)
     checked = {key: _checked(value, hints[key], f"{where}: {key}") for key, value in values.items()}
     try:
         return dataclasses.replace(config, **checked)

@@ -43,10 +43,10 @@ def evaluate(model: Llama, loader: TokenLoader, config: TrainConfig, world: Worl
         wanted = batch[: config.eval_sequences - start]
         mine = wanted[world.rank * share : (world.rank + 1) * share]
         tokens = torch.from_numpy(mine if len(mine) else wanted[:1]).to(world.device)
-        losses = model(tokens[:, :-1], tokens[:, 1:])
+        nats = model(tokens[:, :-1], tokens[:, 1:])
         if len(mine):
-            total += float(losses.double().sum())
-            count += losses.numel()
+            total += float(nats)
+            count += mine.shape[0] * (mine.shape[1] - 1)
     total, tokens_seen = world.sums([total, count])
     loss = total / tokens_seen
     manifest = loader.manifest

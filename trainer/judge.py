@@ -28,6 +28,7 @@ __all__ = ["Judge", "Judgement", "departure", "find_quantizers"]
 
 _I2_S = 36  # the ggml type whose runtimes quantise activations to int8
 _HISTORY = 8
+_CHUNK = 512  # positions
 _NEGLIGIBLE = 0.005  # nats: below it no trend matters
 
 
@@ -72,32 +73,33 @@ class Judge:
     def judge(self, model: Llama, tokens: Tensor, step: int, world: World) -> list[Judgement]:
         """The verdict on every quantizer over tokens (B, T+1); computed in the first process, [] in the others."""
         weights = whole(model.named_parameters(), lambda _: world.main)
-        found = [self._one(quantizer, weights, tokens, step) for quantizer in self._quantizers] if world.main else []
+        found = self._all(weights, tokens.to(world.device), step) if world.main else []
         world.barrier()
         return found
 
     @torch.no_grad()
-    def _one(self, quantizer: Quantizer, weights: Mapping[str, Tensor], tokens: Tensor, step: int) -> Judgement:
-        ours = _logits(self._spec, weights, tokens)
+    def _all(self, weights: Mapping[str, Tensor], tokens: Tensor, step: int) -> list[Judgement]:
+        ours = _states(self._spec, weights, tokens)
+        return [self._one(quantizer, weights, tokens, ours, step) for quantizer in self._quantizers]
+
+    def _one(
+        self, quantizer: Quantizer, weights: Mapping[str, Tensor], tokens: Tensor, ours: Tensor, step: int
+    ) -> Judgement:
         try:
             decoded = _decoded(self._spec, weights, quantizer)
         except QuantizeError as error:
             nan = math.nan
             return Judgement(quantizer.name, nan, nan, nan, f"step {step}: {quantizer.name} is impossible: {error}")
         spec = replace(self._spec, linear="dense")
-        theirs = _logits(spec, decoded, tokens, int8=quantizer.layout.ggml_type == _I2_S)
-        divergence = _divergence(ours, theirs)
+        theirs = _states(spec, decoded, tokens, int8=quantizer.layout.ggml_type == _I2_S)
+        output = weights["model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"]
+        divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten())
         history = self._history.setdefault(quantizer.name, [])
         kl = float(divergence.mean())
         alarm = departure(history, step, kl)
         history.append((step, kl))
-        return Judgement(
-            quantizer.name,
-            kl,
-            float(divergence.quantile(0.99)),
-            _loss(theirs, tokens) - _loss(ours, tokens),
-            f"{quantizer.name}: {alarm}" if alarm else "",
-        )
+        p99 = float(divergence.quantile(0.99))
+        return Judgement(quantizer.name, kl, p99, float(added.mean()), f"{quantizer.name}: {alarm}" if alarm else "")
 
 
 def departure(history: Sequence[tuple[int, float]], step: int, kl: float) -> str:
@@ -130,15 +132,14 @@ def _decoded(spec: ModelSpec, weights: Mapping[str, Tensor], quantizer: Quantize
     return decoded
 
 
-def _logits(spec: ModelSpec, weights: Mapping[str, Tensor], tokens: Tensor, *, int8: bool = False) -> Tensor:
-    """Logits (B·T, V) float32 on the CPU: of the inputs of tokens (B, T+1)."""
+def _states(spec: ModelSpec, weights: Mapping[str, Tensor], tokens: Tensor, *, int8: bool = False) -> Tensor:
+    """What the output layer sees of the inputs of tokens (B, T+1): (B·T, H) float32, on the device of the tokens."""
     with torch.device("meta"):
         model = Llama(spec)
         if int8:
             _use_int8_activations(model)
-    model.load_state_dict(dict(weights), assign=True)
-    logits: Tensor = model(tokens[:, :-1])
-    return logits.flatten(0, 1)
+    model.load_state_dict({name: weight.to(tokens.device) for name, weight in weights.items()}, assign=True)
+    return torch.cat([model.model(sequence[None], torch.float32)[0] for sequence in tokens[:, :-1]])
 
 
 def _use_int8_activations(model: Llama) -> None:
@@ -157,10 +158,12 @@ class _Int8Linear(nn.Linear):
         return F.linear(activation_codes(x, a), self.weight) / a
 
 
-def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    p, q = ours.double().log_softmax(-1), theirs.double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
-
-
-def _loss(logits: Tensor, tokens: Tensor) -> float:
-    return float(F.cross_entropy(logits.double(), tokens[:, 1:].flatten()))
+def _compared(ours: Tensor, theirs: Tensor, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """KL divergence and loss added at each of N positions, float64; no more than a chunk of them has logits at once."""
+    divergences, added = [], []
+    chunks = (torch.split(tensor, _CHUNK) for tensor in (ours, theirs, targets))
+    for our, their, target in zip(*chunks, strict=True):
+        p, q = (F.linear(states, output).double().log_softmax(-1) for states in (our, their))
+        divergences.append((p.exp() * (p - q)).sum(-1))
+        added.append((p - q).gather(1, target[:, None]).squeeze(1))
+    return torch.cat(divergences), torch.cat(added)

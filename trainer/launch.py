@@ -101,10 +101,7 @@ def _changed(request: Request, record: RunRecord, world: World) -> TrainConfig:
             f"--{refused[0].replace('_', '-')}: was {getattr(record.config, refused[0])} when the run began, and a run "
             "that is resumed must go on as it began; begin a new one with --out"
         )
-    base = record.config
-    if {"steps", "tokens"} & (set(wanted) - same):
-        base = dataclasses.replace(base, steps=0, tokens=0)
-    config = with_values(base, wanted, "command line")
+    config = with_values(record.config, wanted, "command line")
     model = record.contract.model
     return _resolved(config, model.linear == "ternary", model.context, world)
 

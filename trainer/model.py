@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from torch.utils.checkpoint import checkpoint
 
 from conform.contract.spec import ModelSpec
+from conform.trainer.loss import total_cross_entropy
 from conform.trainer.ternary import BitLinear
 
 __all__ = ["Attention", "Block", "FeedForward", "Llama", "RMSNorm"]
@@ -42,29 +43,12 @@ class Llama(nn.Module):
             self.lm_head = nn.Linear(spec.hidden, spec.vocab, bias=False)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """tokens (B, T) → logits (B, T, V) float32; with targets (B, T), their losses (B·T,) in nats instead."""
+        """tokens (B, T) → logits (B, T, V) float32; with targets (B, T), the sum of their losses in nats, float64."""
         x = self.model(tokens, self.compute_dtype)
-        if targets is None:
-            return self._logits(x)
-        # Flat: what FSDP2 watches for the start of the backward pass must not be a view.
-        return self._losses(x.flatten(0, 1), targets.flatten())
-
-    def _logits(self, x: Tensor) -> Tensor:
         output = self.model.embed_tokens if self.spec.tied_embeddings else self.lm_head
-        return F.linear(x, output.weight.to(x.dtype)).float()
-
-    def _chunk_losses(self, x: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self._logits(x), targets, reduction="none")
-
-    def _losses(self, x: Tensor, targets: Tensor) -> Tensor:
-        if not 0 < self.loss_chunk < len(targets):
-            return self._chunk_losses(x, targets)
-        # A 32k vocabulary's logits would outweigh the rest of the model: keep one chunk of them at a time.
-        chunks = [
-            checkpoint(self._chunk_losses, *chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in zip(torch.split(x, self.loss_chunk), torch.split(targets, self.loss_chunk), strict=True)
-        ]
-        return torch.cat(chunks)
+        if targets is None:
+            return F.linear(x, output.weight.to(x.dtype)).float()
+        return total_cross_entropy(x.flatten(0, 1), output.weight, targets.flatten(), self.loss_chunk)
 
     @torch.no_grad()
     def initial(self, name: str, seed: int) -> Tensor:

@@ -78,11 +78,16 @@ def assign(target: Tensor, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def whole(tensors: Iterator[tuple[str, Tensor]], mine: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Copies on the CPU of those whole tensors that are mine; every process must call it with the same tensors."""
+def whole(
+    tensors: Iterator[tuple[str, Tensor]], mine: Callable[[str], bool], *, copy: bool = False
+) -> dict[str, Tensor]:
+    """Those whole tensors that are mine, on the CPU; every process must call it with the same tensors.
+
+    Without `copy`, what lies whole on the CPU already is not copied and changes with the next step.
+    """
     kept = {}
     for name, tensor in tensors:
         full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]  # a DTensor
         if mine(name):
-            kept[name] = full.detach().to("cpu", copy=True).contiguous()
+            kept[name] = full.detach().to("cpu", copy=copy).contiguous()
     return kept

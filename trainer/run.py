@@ -148,9 +148,9 @@ class _Run:
         nats = torch.zeros((), dtype=torch.float64, device=self.world.device)
         share = tokens.shape[0] * self.config.sequence
         for micro in torch.split(tokens, self.config.micro_batch or tokens.shape[0]):
-            losses = self.model(micro[:, :-1], micro[:, 1:])
-            (losses.sum() / share).backward()
-            nats += losses.detach().double().sum()
+            total = self.model(micro[:, :-1], micro[:, 1:])
+            (total / share).backward()
+            nats += total.detach()
         return float(nats)
 
     def _agree(self, nats: float, request: StopRequest) -> tuple[float, int, int]:
@@ -190,7 +190,14 @@ class _Run:
         )
         largest = int(self.config.shard_gb * 1e9)
         snapshot = take_snapshot(
-            record.contract, self.model, self.optimizer, state, record.tokenizer, self.world, largest
+            record.contract,
+            self.model,
+            self.optimizer,
+            state,
+            record.tokenizer,
+            self.world,
+            largest,
+            lasting=self.config.async_save,
         )
         self.saver.save(snapshot, self.code)
         self.saved = self.step

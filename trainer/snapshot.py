@@ -43,15 +43,21 @@ def take_snapshot(
     tokenizer: bytes,
     world: World,
     shard_bytes: int,
+    *,
+    lasting: bool,
 ) -> Snapshot:
-    """Copy everything that exact resumption needs; every process must call it at the same step."""
+    """Everything that exact resumption needs; every process must call it at the same step.
+
+    `lasting`: it will be written while training goes on, which must not change it.
+    """
     tensors: dict[str, dict[str, Tensor]] = {}
     texts = {f"resume/random-{world.rank:05d}.json": capture_random(world.device).encode()}
     for stem, found in ((WEIGHTS_STEM, model.named_parameters()), (OPTIMIZER_STEM, slots(model, optimizer))):
         named = list(found)
         files = divide(((name, tensor.numel() * 4) for name, tensor in named), stem, shard_bytes)
         owners = {file: number % world.size for number, file in enumerate(dict.fromkeys(files.values()))}
-        kept = whole(iter(named), lambda name, files=files, owners=owners: owners[files[name]] == world.rank)  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+        mine = {name for name, file in files.items() if owners[file] == world.rank}
+        kept = whole(iter(named), mine.__contains__, copy=lasting)
         for name, tensor in kept.items():
             tensors.setdefault(files[name], {})[name] = tensor
         if world.main and len(owners) > 1:

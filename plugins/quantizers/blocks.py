@@ -4,13 +4,17 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conform.core.errors import QuantizeError
 from conform.core.quantizer import Float32, Packed
 
-__all__ = ["checked_packed", "checked_rows", "column_weights", "packed_size", "run_rows", "threads"]
+__all__ = ["checked_packed", "checked_rows", "column_weights", "frozen", "packed_size", "run_rows", "threads"]
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
 
 # (values, weights, out) for some whole rows; must be a nogil function of its arguments alone.
 RowKernel = Callable[[Float32, Float32, Packed], None]
@@ -46,7 +50,7 @@ def checked_rows(name: str, values: Float32, block_size: int) -> Float32:
 
 
 def checked_packed(name: str, packed: Packed, nbytes: int) -> Packed:
-    """The bytes, C-contiguous, after it is certain that there are exactly `nbytes` of them.
+    """The bytes, C-contiguous and read-only, after it is certain that there are exactly `nbytes` of them.
 
     Raises QuantizeError for another size, dtype or number of dimensions.
     """
@@ -54,7 +58,14 @@ def checked_packed(name: str, packed: Packed, nbytes: int) -> Packed:
         raise QuantizeError(
             f"{name} decodes {nbytes} bytes for this shape, found {packed.dtype} of shape {packed.shape}"
         )
-    return np.ascontiguousarray(packed)
+    return frozen(np.ascontiguousarray(packed))
+
+
+def frozen(array: _Array) -> _Array:
+    """A read-only view. Kernels are compiled anew for arrays that differ in this; what they read always is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def column_weights(name: str, importance: Float32 | None, cols: int) -> Float32:

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from conform.core.errors import QuantizeError
 from conform.core.quantizer import Float32, Layout, Packed, Quantizer
 from conform.core.ternary import absmean_scale, exact_scale
 from conform.plugins.hookspecs import hookimpl
-from conform.plugins.quantizers.blocks import checked_packed, checked_rows, packed_size, run_rows
+from conform.plugins.quantizers.blocks import checked_packed, checked_rows, frozen, packed_size, run_rows
 
 __all__ = ["I2S", "I2SArm", "I2SRows", "TernaryScale", "conform_quantizers", "optimal_scale"]
 
@@ -33,8 +32,6 @@ TernaryScale: TypeAlias = Literal["absmean", "optimal"]
 
 _GGML_TYPE = 36
 _TAIL = 32
-# Values packed at a time, so that the codes stay in a core's cache.
-_PIECE = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +63,8 @@ class I2S:
         size = self.nbytes(values.shape)
         rows = checked_rows(self.name, values, self.layout.block_size)
         scale = _scale(rows, self.ternary_scale)
-        # rint(w / scale) is +1 exactly where w > scale / 2: a half is even, and the quotient next to it rounds away.
-        threshold = np.full(1, scale / np.float32(2))
-        quads = rows.reshape(-1, 4 * self._lanes(rows.shape[1]))
         packed = np.zeros(size, np.uint8)
-        packed[:-_TAIL] = run_rows(_pack_quads, quads, threshold, quads.shape[1] // 4)
+        packed[:-_TAIL] = _pack(rows, self._lanes(rows.shape[1]), scale)
         packed[-_TAIL : 4 - _TAIL] = np.full(1, scale, "<f4").view(np.uint8)
         return packed
 
@@ -80,7 +74,7 @@ class I2S:
         if (codes & codes >> 1 & 0x55).any():
             where = int(np.argmax(codes & codes >> 1 & 0x55 != 0))
             raise QuantizeError(f"byte {where} is 0x{codes[where]:02x}: code 3 has no meaning in {self.name}")
-        return _unpack(codes.reshape(-1, self._lanes(shape[-1])), scale).reshape(shape)
+        return _unpack(codes.reshape(-1, self._lanes(shape[-1])), scale[0]).reshape(shape)
 
     def _lanes(self, cols: int) -> int:
         """How many bytes stand side by side before the second code of the first byte's value is reached."""
@@ -142,32 +136,21 @@ def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
     return scale
 
 
-def _pack_quads(quads: Float32, threshold: Float32, out: Packed) -> None:
-    """(n, 4·lanes) values → (n, lanes) bytes."""
-    step = max(1, _PIECE // max(1, quads.shape[1]))
-    for start in range(0, len(quads), step):
-        piece = quads[start : start + step]
-        codes = np.greater(piece, threshold).view(np.uint8)
-        codes += np.greater_equal(piece, -threshold).view(np.uint8)
-        out[start : start + step] = _pack_codes(codes.reshape(len(piece), 4, -1))
+def _pack(rows: Float32, lanes: int, scale: np.float32) -> Packed:
+    from conform.plugins.quantizers.conversion_kernels import encode_i2_s
+
+    # rint(w / scale) is +1 exactly where w > scale / 2: a half is even, and the quotient next to it rounds away.
+    threshold = scale / np.float32(2)
+
+    def kernel(some: Float32, _weights: Float32, out: Packed) -> None:
+        encode_i2_s(some.reshape(-1, 4, lanes), threshold, out)
+
+    return run_rows(kernel, frozen(rows.reshape(-1, 4 * lanes)), rows[:0], lanes)
 
 
-def _pack_codes(codes: Packed) -> Packed:
-    # Eight codes at a time where the width allows: no shift carries a code into the next byte.
-    words: NDArray[np.uint8] | NDArray[np.uint64] = codes.view(np.uint64) if codes.shape[2] % 8 == 0 else codes
-    packed = words[:, 0] << 6
-    packed |= words[:, 1] << 4
-    packed |= words[:, 2] << 2
-    packed |= words[:, 3]
-    return packed.view(np.uint8)
+def _unpack(codes: Packed, scale: np.float32) -> Float32:
+    from conform.plugins.quantizers.conversion_kernels import decode_i2_s
 
-
-def _unpack(codes: Packed, scale: Float32) -> Float32:
     values = np.empty((len(codes), 4, codes.shape[1]), np.float32)
-    step = max(1, _PIECE // max(1, codes.shape[1]))
-    for start in range(0, len(codes), step):
-        piece = codes[start : start + step]
-        for place, shift in enumerate((6, 4, 2, 0)):
-            values[start : start + step, place] = (piece >> shift & 3).view(np.int8) - np.int8(1)
-        values[start : start + step] *= scale
+    decode_i2_s(codes, scale, values)
     return values

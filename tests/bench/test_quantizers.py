@@ -33,6 +33,8 @@ def test_a_missing_peer_is_said_and_conform_is_measured_all_the_same(tmp_path, n
     assert measured["facts"]["ggml"] == "none"
     assert {(r["type"], r["tool"]) for r in measured["results"]} == {("q8_0", "conform")}
     assert all(0.001 < r["rel_rmse"] < 0.02 and r["speed_ratio"] is None for r in measured["results"])
+    (conversion,) = measured["conversions"]
+    assert min(value for key, value in conversion.items() if key not in {"type", "tool"}) > 0
     assert "| q8_0 | 8.5 | gauss |" in tables.read_text()
 
 

@@ -300,7 +300,8 @@ def test_a_killed_export_leaves_nothing_under_the_final_name(checkpoint, tmp_pat
         from conform.core import export, cli
         original = export._run_tensor
         def slow(*arguments):
-            print("quantizing", flush=True)
+            sys.stdout.write("quantizing\\n")  # at once: threads may write side by side
+            sys.stdout.flush()
             time.sleep(60)
         export._run_tensor = slow
         sys.argv = ["conform", "export", {str(checkpoint)!r}, "--quant", "f16", "-o", {str(tmp_path / "x.gguf")!r}]

@@ -30,6 +30,16 @@ def test_every_shipped_config_reads(name):
     assert read_config(name).batch > 0
 
 
+def test_a_length_that_is_given_replaces_the_config_s():
+    shipped = read_config("medium")
+    assert shipped.tokens
+    config = with_values(shipped, {"steps": 4}, "command line")
+    assert (config.steps, config.tokens) == (4, 0)
+    config = with_values(config, {"tokens": 10_000}, "command line")
+    assert (config.steps, config.tokens) == (0, 10_000)
+    assert with_values(shipped, {"lr": 1.0}, "command line").tokens == shipped.tokens
+
+
 def test_steps_follow_from_tokens():
     config = resolve(TrainConfig(tokens=10_000, batch=4, sequence=256))
     assert config.steps == 10

@@ -112,3 +112,19 @@ def test_a_resumed_run_remembers_its_trend():
     found = Judge("i2_s", SPEC, records).judge(model(SPEC), TOKENS, 900, WORLD)[0]
     assert found.kl > 0.005
     assert "its trend led to" in found.alarm
+
+
+@pytest.mark.parametrize("spec", [SPEC, dataclasses.replace(SPEC, tied_embeddings=False)], ids=["tied", "untied"])
+def test_the_costs_are_those_of_the_whole_model_s_logits(spec, monkeypatch):
+    monkeypatch.setattr("conform.trainer.judge._CHUNK", 7)
+    built, other = model(spec), model(spec)
+    quantizer = find_quantizers("q8_0")[0]
+    for name, parameter in other.named_parameters():
+        if "_proj" in name:
+            values = parameter.detach().numpy()
+            parameter.data.copy_(torch.from_numpy(quantizer.dequantize(quantizer.quantize(values), values.shape)))
+    p, q = (logits(TOKENS[:, :-1]).double().log_softmax(-1) for logits in (built, other))
+    nll = [-x.gather(2, TOKENS[:, 1:, None]).mean().item() for x in (p, q)]
+    found = Judge("q8_0", spec, ()).judge(built, TOKENS, 1, WORLD)[0]
+    assert found.kl == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)
+    assert found.delta_nll == pytest.approx(nll[1] - nll[0], rel=1e-4)

@@ -67,8 +67,15 @@ def test_what_does_not_fit_is_said():
 
 
 def test_recomputing_saves_most_activations():
-    kept = memory_plan(BASE, dataclasses.replace(BF16, recompute=False), 8, 1).activations
-    assert memory_plan(BASE, BF16, 8, 1).activations < kept / 5
+    kept = memory_plan(BASE, dataclasses.replace(BF16, recompute=False), 8, 1).peak.activations
+    assert memory_plan(BASE, BF16, 8, 1).peak.activations < kept / 5
+
+
+def test_as_activations_go_gradients_come():
+    few, many = (memory_plan(BASE, dataclasses.replace(BF16, batch=micro), 1, micro).peak for micro in (1, 64))
+    assert few.gradients > 0
+    assert many.gradients == 0
+    assert many.name == "in the last block"
 
 
 def test_the_micro_batch_never_exceeds_the_share_of_a_device():

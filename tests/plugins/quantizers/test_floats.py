@@ -55,6 +55,48 @@ def test_golden_bytes(quantizer, values, expected):
     assert quantizer.quantize(np.array(values, np.float32)).tobytes() == bytes.fromhex(expected)
 
 
+def test_bf16_rounds_every_upper_half_to_nearest_and_halves_to_even():
+    upper, lower = np.meshgrid(np.arange(1 << 16), [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    up = (lower > 0x8000) | ((lower == 0x8000) & (upper & 1 == 1))
+    expected = upper + up
+    finite = expected & 0x7FFF < 0x7F80
+    finite &= upper & 0x7FFF < 0x7F80
+    assert finite.sum() == 6 * 2 * 0x7F80 - 2 * 3  # the largest of each sign and its three lower halves are refused
+    values = (upper << 16 | lower).astype(np.uint32)[finite].view(np.float32)
+    np.testing.assert_array_equal(BF16().quantize(values).view("<u2"), expected[finite])
+
+
+@pytest.mark.parametrize("bits", [0x7F7F8000, 0x7F7F8001, 0x7F7FFFFF, 0xFF7F8000, 0xFF7FFFFF])
+def test_bf16_refuses_finite_values_that_round_to_infinity(bits):
+    with pytest.raises(QuantizeError, match=r"row 0, column 1 is .* infinity"):
+        BF16().quantize(np.array([0, bits, 0], np.uint32).view(np.float32))
+
+
+def test_f16_rounds_like_numpy_at_and_beside_every_half_of_a_step():
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    middle = ((halves[:-1] + halves[1:]) / 2).astype(np.float32)
+    beside = [np.nextafter(middle, np.float32(end)) for end in (0, np.inf)]
+    magnitudes = np.concatenate([halves.astype(np.float32), middle, *beside])
+    values = np.concatenate([magnitudes, -magnitudes])
+    np.testing.assert_array_equal(F16().quantize(values).view(np.uint16), values.astype(np.float16).view(np.uint16))
+
+
+def test_f16_rounds_every_float_below_its_smallest_like_numpy():
+    values = (np.arange(0x600, 0x680, dtype=np.uint32) << 19).view(np.float32)
+    values = np.concatenate(
+        [values, np.array([1, 0x7FFFFF, 0x800000, 0x33000000, 0x33000001], np.uint32).view(np.float32)]
+    )
+    np.testing.assert_array_equal(F16().quantize(values).view(np.uint16), values.astype(np.float16).view(np.uint16))
+
+
+def test_every_two_bytes_decode_to_what_they_mean():
+    words = np.arange(1 << 16, dtype="<u2")
+    f16 = F16().dequantize(words.view(np.uint8), words.shape)
+    np.testing.assert_array_equal(f16.view(np.uint32), words.view("<f2").astype(np.float32).view(np.uint32))
+    bf16 = BF16().dequantize(words.view(np.uint8), words.shape)
+    np.testing.assert_array_equal(bf16.view(np.uint32), words.astype(np.uint32) << 16)
+
+
 @pytest.mark.parametrize(
     ("quantizer", "value"), [(F16(), 65520.0), (F16(), -1e30), (BF16(), 3.4e38), (BF16(), -3.4028e38)]
 )
