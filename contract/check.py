@@ -37,7 +37,9 @@ def _check_one(spec: TensorSpec, seen: TensorSeen | None) -> Iterator[Finding]:
         transposed = "it is transposed" if seen.shape == spec.shape[::-1] else ""
         yield Finding("error", spec.name, f"shape {_dims(spec.shape)}", f"shape {_dims(seen.shape)}", transposed)
     if seen.dtype not in _DTYPES:
-        yield Finding("error", spec.name, f"dtype {', '.join(_DTYPES)}", f"dtype {seen.dtype}", "store it as a float")
+        yield Finding(
+            "error", spec.name, f"dtype {', '.join(_DTYPES)}", f"dtype {seen.dtype}", "store it as one of these"
+        )
 
 
 def _unexpected(name: str, seen: TensorSeen, model: ModelSpec) -> Finding:

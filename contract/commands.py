@@ -14,6 +14,7 @@ from conform.contract.inventory import inventory
 from conform.contract.load import contract_to_mapping, load_contract, shipped_contracts
 from conform.contract.solve import Candidate, SearchSpace, solve
 from conform.core.report import (
+    check_replaceable,
     finding_to_json,
     json_option,
     print_findings,
@@ -197,6 +198,7 @@ def infer(checkpoint: Path, output: Path | None, name: str | None) -> int:
     if output is None:
         click.echo(spec, nl=False)
     else:
+        check_replaceable(output, "name = ")
         write_text_atomically(output, spec)
     return 0
 

@@ -42,13 +42,15 @@ def contract_from_hf_config(config: Mapping[str, Any], name: str) -> Contract:
     _refuse_what_no_contract_expresses(config, activation, where)
     heads = _whole(config, "num_attention_heads", where)
     hidden = _whole(config, "hidden_size", where)
-    head_dim = _whole(config, "head_dim", where) if config.get("head_dim") else hidden // max(heads, 1)
+    head_dim = _whole(config, "head_dim", where) if config.get("head_dim") is not None else hidden // max(heads, 1)
     model = {
         "architecture": architecture,
         "layers": _whole(config, "num_hidden_layers", where),
         "hidden": hidden,
         "heads": heads,
-        "kv_heads": _whole(config, "num_key_value_heads", where) if config.get("num_key_value_heads") else heads,
+        "kv_heads": _whole(config, "num_key_value_heads", where)
+        if config.get("num_key_value_heads") is not None
+        else heads,
         "head_dim": head_dim,
         "ffn": _whole(config, "intermediate_size", where),
         "vocab": _whole(config, "vocab_size", where),
@@ -56,7 +58,7 @@ def contract_from_hf_config(config: Mapping[str, Any], name: str) -> Contract:
         "rope_base": _rope(config).get("rope_theta", config.get("rope_theta", 10000.0)),
         "rope_dim": head_dim,
         "norm_eps": config.get("rms_norm_eps", 1e-6),
-        "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
+        "tied_embeddings": False if config.get("tie_word_embeddings") is None else config["tie_word_embeddings"],
         "sub_norms": sub_norms,
         "linear": linear,
         "dtype": _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "f32"),
@@ -86,6 +88,9 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _refuse_what_no_contract_expresses(config: Mapping[str, Any], activation: str, where: str) -> None:
     kind = str(_rope(config).get("rope_type", _rope(config).get("type", "default")))
+    for key in ("rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(key), Mapping | None):
+            raise ContractError(f"{where}: {key} = {config[key]!r}: expected a JSON object or null")
     refusals = {
         "hidden_act": (config.get("hidden_act", activation), (activation,)),
         "attention_bias": (config.get("attention_bias", False), (False, None)),

@@ -36,9 +36,9 @@ def load_contract(reference: str) -> Contract:
     Raises ContractError naming file and key for anything missing, unknown, of the wrong type or contradictory.
     """
     if Path(reference).is_file():
-        return _load_file(Path(reference).read_bytes(), reference)
+        return _load_file(_content(reference), reference)
     base, *variants = reference.split("+")
-    contract = _load_file(Path(base).read_bytes(), base) if Path(base).is_file() else _load_shipped(base)
+    contract = _load_file(_content(base), base) if Path(base).is_file() else _load_shipped(base)
     for variant in variants:
         contract = _with_variant(contract, variant)
     return contract
@@ -49,6 +49,8 @@ def contract_from_mapping(data: Mapping[str, Any], where: str) -> Contract:
     _require_keys(data, {"name", "why", "model", "tokenizer", "storage"}, where, "")
     for key in ("name", "why"):
         _require_type(data[key], str, where, key)
+    if not data["name"].isprintable():
+        raise ContractError(f"{where}: name = {data['name'][:80]!a}: expected printable characters only")
     return Contract(
         name=data["name"],
         why=data["why"],
@@ -73,12 +75,20 @@ def _load_shipped(name: str) -> Contract:
     return _load_file(spec.read_bytes(), f"{name}.toml")
 
 
+def _content(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _load_file(content: bytes, where: str) -> Contract:
     if len(content) > _LARGEST_FILE:
-        raise ContractError(f"{where}: {len(content)} bytes is no spec file; expected at most {_LARGEST_FILE}")
+        raise ContractError(f"{where}: no spec file; expected at most {_LARGEST_FILE} bytes of TOML")
     try:
         data = tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what tomllib raises, and what it lets through
         raise ContractError(f"{where}: not a TOML file: {error}") from error
     return contract_from_mapping(data, where)
 
@@ -99,6 +109,8 @@ def _section(kind: type[_Section], values: object, where: str, section: str) -> 
     _require_keys(values, set(hints), where, f"{section}.")
     for key, hint in hints.items():
         _require_type(values[key], hint, where, f"{section}.{key}")
+        if hint is float:
+            _require_float(values[key], where, f"{section}.{key}")
     try:
         checked: dict[str, Any] = {key: _as_declared(values[key], hint) for key, hint in hints.items()}
         return kind(**checked)
@@ -118,6 +130,13 @@ def _require_keys(values: Mapping[str, Any], expected: set[str], where: str, pre
         )
     if unknown := sorted(set(values) - expected):
         raise ContractError(f"{where}: unknown key {', '.join(prefix + key for key in unknown)}")
+
+
+def _require_float(value: float, where: str, key: str) -> None:
+    try:
+        float(value)
+    except OverflowError as error:
+        raise ContractError(f"{where}: {key} = {str(value)[:40]}…: expected a number that fits into a float") from error
 
 
 def _require_type(value: object, hint: Any, where: str, key: str) -> None:

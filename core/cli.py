@@ -1,6 +1,8 @@
 """The command line: a root group that imports a command's module only when the command is called."""
 
 import importlib
+import io
+import os
 import sys
 from collections.abc import Mapping
 
@@ -53,9 +55,15 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console entry point: turns a ConformError into one sentence and exit status 2."""
+    """The console entry point: turns what a user can cause into one sentence and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be UTF-8, nor need a terminal know every character.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = cli.main(prog_name="conform", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it can still be said that it failed
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -63,11 +71,31 @@ def main() -> None:
         print("conform: interrupted", file=sys.stderr)
         sys.exit(130)
     except ConformError as error:
-        print(f"conform: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # click and rich turn a broken pipe into status 1, which here means "does not conform".
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise
+        _discard_output()
         sys.exit(141)
+    except OSError as error:
+        _discard_output()
+        where = "the output" if error.filename is None else os.fsdecode(error.filename)
+        _say(f"{where}: {error.strerror or error}")
+        sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _discard_output() -> None:
+    # What is still in the buffer would fail once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _say(sentence: str) -> None:
+    # It may quote a hostile file: control characters must not reach the terminal.
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
+    print(f"conform: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ def read_json_object(path: Path) -> Mapping[str, Any]:
     Raises CheckpointError for anything else.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: not a regular file")
         if path.stat().st_size > _LARGEST_JSON:
             raise CheckpointError(f"{path}: larger than {_LARGEST_JSON} bytes")
         data = json.loads(path.read_bytes())

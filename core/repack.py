@@ -62,8 +62,9 @@ def find_layout(
     """The layout of the file's i2_s tensors: as asked, as its key says, as a checkpoint proves, as statistics tell.
 
     `contract` names the checkpoint's where it does not tell itself.
-    Raises PlanError when nothing tells, or when what is asked for contradicts the key.
+    Raises PlanError when there is no such tensor, nothing tells, or what is asked for contradicts the key.
     """
+    _i2_s(file)
     stated = file.metadata.get(_KEY)
     if stated is not None and stated not in LAYOUTS:
         raise GGUFError(f"{file.path}: {_KEY} = {stated!r}: expected one of {', '.join(LAYOUTS)}")

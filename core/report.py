@@ -15,6 +15,7 @@ from conform.core.atomic_write import write_atomically
 from conform.core.errors import ConformError
 
 __all__ = [
+    "check_replaceable",
     "console",
     "finding_to_json",
     "json_option",
@@ -24,6 +25,8 @@ __all__ = [
     "write_json",
     "write_text_atomically",
 ]
+
+_MOST_ROWS = 1000  # a hostile file can cause a million findings, and a table is laid out as a whole
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -95,6 +98,20 @@ def write_text_atomically(path: Path, text: str) -> None:
         raise ConformError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def check_replaceable(path: Path, start: str) -> None:
+    """Pass when nothing stands there, or a file that begins like the one to be written.
+
+    Raises ConformError for any other: a mistyped path must not cost a file.
+    """
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(start.encode())) in (b"", start.encode()):
+                return
+    raise ConformError(f"{path}: exists and is something else; it will not be overwritten: name another file")
+
+
 def finding_to_json(finding: Finding) -> dict[str, str]:
     """The fields of a finding, for a JSON report."""
     return {
@@ -107,9 +124,11 @@ def finding_to_json(finding: Finding) -> dict[str, str]:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Every finding as a row: severity, where, expected, found, hint."""
-    rows = [(f.severity, f.where, f.expected, f.found, f.hint) for f in findings]
+    """Findings as rows: severity, where, expected, found, hint. Of very many, the first; --json has them all."""
+    rows = [(f.severity, f.where, f.expected, f.found, f.hint) for f in findings[:_MOST_ROWS]]
     print_table(("", "where", "expected", "found", "hint"), rows)
+    if (more := len(findings) - _MOST_ROWS) > 0:
+        click.echo(f"and {more:,} more findings; --json lists them all")
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

@@ -15,6 +15,7 @@ from conform.core.errors import CheckpointError
 
 __all__ = ["StoredTensor", "read_safetensors_header"]
 
+_GGUF = int.from_bytes(b"GGUF", "little")
 _LARGEST_HEADER = 100 << 20
 _MOST_DIMENSIONS = 8
 _BITS = {
@@ -55,12 +56,14 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     Raises CheckpointError for a header that is too large, malformed, or describes data that overlap, leave gaps or lie
     outside the file.
     """
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: not a regular file")
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: not a regular file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
+            if size >= 4 and length & 0xFFFFFFFF == _GGUF:
+                raise CheckpointError(f"{path}: is a GGUF file, not a safetensors checkpoint")
             if size < 8 or length > size - 8:
                 raise CheckpointError(f"{path}: truncated: {size} bytes cannot hold a safetensors header")
             if length > _LARGEST_HEADER:

@@ -13,6 +13,7 @@ WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 
 _MOST_SHARDS = 10_000
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_safetensors_folder(folder: Path) -> Mapping[str, StoredTensor]:
@@ -24,7 +25,13 @@ def read_safetensors_folder(folder: Path) -> Mapping[str, StoredTensor]:
         return read_safetensors_index(folder / INDEX_NAME)
     if (folder / WEIGHTS_NAME).is_file():
         return read_safetensors_header(folder / WEIGHTS_NAME)
-    raise CheckpointError(f"{folder}: holds neither {WEIGHTS_NAME} nor {INDEX_NAME}")
+    raise CheckpointError(f"{folder}: holds neither {WEIGHTS_NAME} nor {INDEX_NAME}{_pickled(folder)}")
+
+
+def _pickled(folder: Path) -> str:
+    # Named, never opened: a pickle runs whatever code it holds.
+    found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    return f", but {found[0]}, a pickle, which conform never loads: convert it to safetensors" if found else ""
 
 
 def read_safetensors_index(index: Path) -> Mapping[str, StoredTensor]:

@@ -65,7 +65,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
     data = _parse(path)
     try:
         contract = contract_from_mapping(_mapping(path, data, "contract"), "contract")
-    except (ContractError, OverflowError) as error:
+    except ContractError as error:
         raise CheckpointError(f"{path}: {error}") from error
     stated = _field(path, data, "contract_digest", str)
     if stated != contract.digest:

@@ -40,6 +40,8 @@ def check_target(target: Path) -> None:
     """
     if target.is_dir():
         raise PlanError(f"{target}: is a folder, not a file")
+    if target.exists() and not target.is_file():
+        raise PlanError(f"{target}: is a device or a pipe; an export is written beside its name and then moved there")
     if target.exists() and not _is_gguf(target):
         raise PlanError(f"{target}: exists and is no GGUF file; it will not be overwritten")
 

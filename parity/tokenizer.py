@@ -46,7 +46,8 @@ def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
     from sentencepiece import SentencePieceProcessor
 
     try:
-        processor = SentencePieceProcessor(model_file=str(path))
+        processor = SentencePieceProcessor()
+        processor.LoadFromSerializedProto(path.read_bytes())
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
     bos = processor.bos_id() if spec is None else (spec.bos_id if spec.add_bos else -1)

@@ -1,5 +1,6 @@
 """conform train: train a model, plan its memory, report on its run."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from conform.core.report import console, json_option, print_table, write_json, write_text_atomically
+from conform.core.report import check_replaceable, console, json_option, print_table, write_json, write_text_atomically
 from conform.trainer.config import config_help
 from conform.trainer.errors import ConformError
 
@@ -72,7 +73,13 @@ def train(
 @click.option("--sequence", type=click.IntRange(1), help="Tokens of one sequence; the contract's context by default.")
 @click.option("--tokens", type=click.IntRange(1), help="Tokens of the whole run; 20 a parameter by default.")
 @click.option("--recompute/--no-recompute", default=None, help="Activation checkpointing.")
-@click.option("--tflops", type=float, default=400.0, show_default=True, help="What each device sustains, in 10^12/s.")
+@click.option(
+    "--tflops",
+    type=click.FloatRange(0, min_open=True),
+    default=400.0,
+    show_default=True,
+    help="What each device sustains, in 10^12/s.",
+)
 @json_option
 def plan(
     contract: str,
@@ -87,6 +94,8 @@ def plan(
     """Say how much memory and time a run needs on each number of devices; exit 1 when it fits on none of them."""
     from conform.trainer.plan import memory_plan
 
+    if not math.isfinite(memory + tflops):
+        raise click.UsageError("--memory and --tflops: expected finite numbers")
     spec, settings = _planned(contract, config, values)
     total = tokens or 20 * spec.parameters
     rows = [_plan_row(spec, settings, devices, memory, total, tflops) for devices in gpus or (1, 2, 4, 8, 16, 32, 64)]
@@ -112,8 +121,9 @@ def report(run: Path, output: Path | None) -> int:
     """Draw the curves of a run as one self-contained HTML page."""
     from conform.trainer.report import run_report
 
-    page = run_report(run)
     path = output or run / "report.html"
+    check_replaceable(path, "<!doctype html>")
+    page = run_report(run)
     write_text_atomically(path, page)
     console().print(f"{path}: {len(page.encode()):,} bytes", markup=False)
     return 0
@@ -126,7 +136,12 @@ def _planned(contract: str, config: str | None, values: dict[str, Any]) -> Any:
     spec = load_contract(contract).model
     base = TrainConfig(batch=512, sequence=spec.context, dtype="bf16")
     given = {name: value for name, value in values.items() if value is not None}
-    return spec, with_values(read_config(config) if config else base, given, "command line")
+    settings = with_values(read_config(config) if config else base, given, "command line")
+    if settings.sequence > spec.context:
+        raise click.UsageError(
+            f"sequence = {settings.sequence}: expected at most {spec.context}, the contract's context"
+        )
+    return spec, settings
 
 
 def _plan_row(spec: Any, settings: Any, devices: int, memory: float, tokens: int, tflops: float) -> dict[str, Any]:

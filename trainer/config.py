@@ -109,16 +109,27 @@ def read_config(reference: str, base: TrainConfig | None = None) -> TrainConfig:
     """
     path = Path(reference)
     if path.is_file():
-        content = path.read_bytes()[: _LARGEST_FILE + 1]
+        content = _content(path)
     elif reference in shipped_configs():
         content = resources.files("conform.trainer").joinpath("configs", f"{reference}.toml").read_bytes()
     else:
         raise TrainError(f"{reference}: no such config file; shipped are {', '.join(shipped_configs())}")
     try:
         values = tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # what tomllib raises, and what it lets through
         raise TrainError(f"{reference}: not a TOML file: {error}") from error
     return with_values(base or TrainConfig(), values, reference)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise TrainError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > _LARGEST_FILE:
+        raise TrainError(f"{path}: no config file; expected at most {_LARGEST_FILE} bytes of TOML")
+    return content
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any], where: str) -> TrainConfig:

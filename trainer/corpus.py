@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from conform.trainer.errors import DataError
 from conform.trainer.sources import Source
+from conform.trainer.zstd_stream import ZstdStream
 
 __all__ = ["MAX_CHARS", "Document", "OnBad", "read_documents", "refuse"]
 
@@ -205,7 +206,6 @@ def _zstandard(source: Source, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     except ImportError as error:
         raise DataError(f"{source.name}: reading .zst needs zstandard: pip install 'gguf-conform[data]'") from error
     try:
-        with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False) as stream:
-            yield io.BufferedReader(stream, _BLOCK)
-    except zstandard.ZstdError as error:
+        yield io.BufferedReader(ZstdStream(raw), _BLOCK)
+    except (EOFError, zstandard.ZstdError) as error:
         raise DataError(f"{source.name}: damaged zstd file: {error}") from error

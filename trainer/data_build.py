@@ -86,6 +86,8 @@ def build_data(
             SourceRecord(source.name, source.nbytes, digest)
             for source, digest in zip(sources, pool.map(source_sha256, sources), strict=True)
         )
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out}: is a file, but the shards need a folder; choose another name")
     build = _Build(out, sources, records, find_tokenizer(tokenizer), recipe, skip_bad)
     try:
         return build.run(workers, on_status)
@@ -153,7 +155,8 @@ class _Build:
             writers = {name: ShardWriter(self.out, name, self.recipe.shard_tokens, self.dtype) for name in SPLITS}
             for name, writer in writers.items():
                 stack.callback(writer.close)
-                writer.resume(journal.splits[name].shards, journal.splits[name].open_tokens)
+                done = journal.splits[name]
+                writer.resume(done.shards, done.open_tokens, done.open_sha256)
             for batch, encoded in in_order(lambda batch: encoder(batch.texts), batches, workers):
                 completed = sum(writers[name].append(part.tokens) for name, part in encoded.items())
                 journal.advance(batch, encoded)

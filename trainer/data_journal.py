@@ -1,6 +1,7 @@
 """Journal: how far a build has come, so that a killed one goes on where it was instead of starting again."""
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ class Progress:
 
     shards: list[Shard]
     open_tokens: int = 0
+    open_sha256: str = ""
     documents: int = 0
     bytes: int = 0
 
@@ -54,11 +56,13 @@ class Journal:
             writer.sync()
             self.splits[name].shards = list(writer.shards)
             self.splits[name].open_tokens = writer.open_tokens
+            self.splits[name].open_sha256 = writer.open_sha256
         self.write(folder)
 
     def write(self, folder: Path) -> None:
         """Replace the journal in that folder."""
-        write_atomically(folder / JOURNAL_NAME, json.dumps(dataclasses.asdict(self)).encode())
+        facts = dataclasses.asdict(self)
+        write_atomically(folder / JOURNAL_NAME, json.dumps({**facts, "sha256": _digest(facts)}).encode())
 
 
 def read_journal(folder: Path, fingerprint: str) -> Journal | None:
@@ -71,9 +75,11 @@ def read_journal(folder: Path, fingerprint: str) -> Journal | None:
         return None
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
+        if data.pop("sha256") != _digest(data):
+            raise ValueError("not as it was written")  # one sentence for every damage
         splits = {name: _progress(data["splits"][name]) for name in SPLITS}
         journal = Journal(data["fingerprint"], int(data["source"]), int(data["document"]), data["skipped"], splits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged; delete {folder} and build again") from error
     if journal.fingerprint != fingerprint:
         raise DataError(
@@ -85,4 +91,11 @@ def read_journal(folder: Path, fingerprint: str) -> Journal | None:
 
 def _progress(data: dict[str, Any]) -> Progress:
     shards = [Shard(**shard) for shard in data["shards"]]
-    return Progress(shards, int(data["open_tokens"]), int(data["documents"]), int(data["bytes"]))
+    return Progress(
+        shards, int(data["open_tokens"]), str(data["open_sha256"]), int(data["documents"]), int(data["bytes"])
+    )
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    # A changed count would pass unnoticed into the manifest, and with it into every shard that follows.
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from conform.contract.finding import Finding, Severity
 from conform.core.sidecar import file_sha256
+from conform.core.vocabulary import read_vocabulary
 from conform.trainer.data_journal import JOURNAL_NAME
 from conform.trainer.errors import ConformError
 from conform.trainer.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_NAME, Manifest, Shard, read_manifest
@@ -46,6 +47,12 @@ def _check_tokenizer(folder: Path, manifest: Manifest) -> Iterator[Finding]:
         yield Finding("error", TOKENIZER_NAME, manifest.tokenizer_sha256, found, _RESTORE)
     elif (found := semantic_digest(path)) != manifest.tokenizer_semantic_digest:
         yield Finding("error", "tokenizer_semantic_digest", manifest.tokenizer_semantic_digest, found)
+    else:
+        vocabulary = read_vocabulary(path)
+        of_tokenizer = {"vocab": len(vocabulary.pieces), "bos_id": vocabulary.bos_id, "eos_id": vocabulary.eos_id}
+        for key, expected in of_tokenizer.items():
+            if (stated := getattr(manifest, key)) != expected:
+                yield Finding("error", key, f"{expected}, as the tokenizer has it", str(stated))
 
 
 def _check_shard(folder: Path, shard: Shard, manifest: Manifest) -> Iterator[Finding]:

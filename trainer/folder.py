@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import time
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -12,6 +14,8 @@ from conform.contract.errors import ConformError
 from conform.contract.load import contract_from_mapping, contract_to_mapping
 from conform.contract.spec import Contract
 from conform.core.atomic_write import write_atomically
+from conform.core.errors import CheckpointError
+from conform.core.json_file import read_json_object
 from conform.trainer.config import TrainConfig, config_to_toml, read_config
 from conform.trainer.errors import TrainError
 from conform.trainer.manifest import manifest_digest, read_manifest
@@ -42,6 +46,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._locked: int | None = None
 
     def exists(self) -> bool:
         """True when a run was begun here."""
@@ -56,14 +61,37 @@ class RunFolder:
             raise TrainError(
                 f"{self.path}: holds a run already; go on with --resume {self.path}, or choose another --out"
             )
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise TrainError(f"{self.path}: holds other files; choose an empty folder for --out")
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            if any(self.path.iterdir()):
+                raise TrainError(f"{self.path}: holds other files; choose an empty folder for --out")
+            (self.path / "checkpoints").mkdir()
             (self.path / _TOKENIZER).write_bytes(record.tokenizer)
             self.update(record)
         except OSError as error:
             raise TrainError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def lock(self, patience: float = 0.0) -> None:
+        """Keep other processes from training here until `unlock`, or until this process ends, however it does.
+
+        Raises TrainError when one trains here already, and still does after `patience` seconds. On file systems that
+        have no locks nothing is kept from anyone.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        deadline = time.monotonic() + patience
+        while not _flock(descriptor):
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise TrainError(f"{self.path}: another process is training there; wait until it ends, or stop it")
+            time.sleep(0.1)
+        self._locked = descriptor
+
+    def unlock(self) -> None:
+        """Let other processes train here."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     def update(self, record: RunRecord) -> None:
         """Write config.toml and run.json; the latter last, for it makes the folder a run."""
@@ -83,14 +111,18 @@ class RunFolder:
 
         Raises TrainError when the folder holds no run, or a damaged one.
         """
+        if not self.exists():
+            raise TrainError(f"{self.path}: holds no run: there is no {self.path / _RECORD}")
         try:
-            stored = json.loads((self.path / _RECORD).read_text())
+            stored = read_json_object(self.path / _RECORD)
             tokenizer = (self.path / _TOKENIZER).read_bytes()
             contract = contract_from_mapping(stored["contract"], f"{self.path / _RECORD}: contract")
             data, digest = Path(stored["data"]), str(stored["data_digest"])
             expected = {"contract": stored["contract_digest"], "tokenizer": stored["tokenizer_digest"]}
         except OSError as error:
             raise TrainError(f"{self.path}: holds no run: {error.strerror}: {error.filename}") from error
+        except CheckpointError as error:
+            raise TrainError(f"{error}; the run cannot be resumed") from error
         except (ValueError, KeyError, TypeError) as error:
             raise TrainError(f"{self.path / _RECORD}: damaged: {error!r}; the run cannot be resumed") from error
         record = RunRecord(contract, read_config(str(self.path / _CONFIG)), data, tokenizer, digest)
@@ -105,6 +137,11 @@ class RunFolder:
         """
         record = self.read_record()
         found = data or record.data
+        if data is None and not record.data.is_dir():
+            raise TrainError(
+                f"{record.data}: the run's data are no longer there; say with --data where they are now, or build them "
+                "again from the same text"
+            )
         _require_digest(found, "data", manifest_digest(found), record.data_digest)
         return dataclasses.replace(record, data=found)
 
@@ -123,6 +160,18 @@ class RunFolder:
     def reopen(self) -> None:
         """Take the mark away: the run is to become longer."""
         (self.path / _COMPLETE).unlink(missing_ok=True)
+
+
+def _flock(descriptor: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every network file system has locks
+        return True
+    return True
 
 
 def _require_digest(where: Path, what: str, seen: str, expected: str) -> None:

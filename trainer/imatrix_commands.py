@@ -10,8 +10,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from conform.contract.check import check_tensors
+from conform.contract.finding import failed
+from conform.contract.inventory import inventory
 from conform.core.imatrix_file import ImportanceEntry, ImportanceMatrix, read_imatrix, write_imatrix
-from conform.core.report import json_option, print_table, progress_bar, write_json
+from conform.core.report import json_option, print_findings, print_table, progress_bar, write_json
+from conform.core.target import check_target
 from conform.trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,8 +78,18 @@ def measure(
     from conform.trainer import importance
     from conform.trainer.loader import TokenLoader
 
+    check_target(output)
     opened = open_checkpoint(checkpoint)
     spec = contract_of(opened, name)
+    if spec.model.tied_embeddings:
+        opened = opened.without_tied_copy()
+    findings = check_tensors(opened.tensors, spec.model)
+    if failed(findings):
+        print_findings(findings)
+        click.echo(f"{checkpoint} does not meet contract {spec.name}; nothing was measured.")
+        return 1
+    for tensor in inventory(spec.model):
+        opened.check_finite(tensor.name)
     sequence = min(sequence, spec.model.context)
     model = importance.load_model(opened, spec.model, _device(device))
     with TokenLoader(data, sequence, batch, seed) as loader:
@@ -122,6 +136,7 @@ def merge(files: tuple[Path, ...], output: Path) -> int:
     """Merge FILES, measured on one model over different text, into one."""
     from conform.trainer.importance import merge as merged
 
+    check_target(output)
     together = merged([_mergeable(file) for file in files])
     write_imatrix(output, together)
     click.echo(f"{output}: {len(together.entries)} tensors, {together.chunk_count} chunks of {len(files)} files")

@@ -25,15 +25,18 @@ def launch(request: Request, world: World, view: View) -> Outcome | None:
 
     Raises ConformError (in every process, with the same sentence) when it cannot be done.
     """
-    record, folder, found = _together(request, world, view)
-    if folder.finished() is not None:
-        return None
-    return train(record, folder, world, view, found)
-
-
-def _together(request: Request, world: World, view: View) -> tuple[RunRecord, RunFolder, Found]:
-    """The first process decides and writes; the others learn what it decided, or why it could not."""
     folder = RunFolder(request.out)
+    try:
+        record, found = _together(request, folder, world, view)
+        if folder.finished() is not None:
+            return None
+        return train(record, folder, world, view, found)
+    finally:
+        folder.unlock()
+
+
+def _together(request: Request, folder: RunFolder, world: World, view: View) -> tuple[RunRecord, Found]:
+    """The first process decides and writes; the others learn what it decided, or why it could not."""
     problem, chosen = "", ""
     if world.main:
         try:
@@ -45,9 +48,9 @@ def _together(request: Request, world: World, view: View) -> tuple[RunRecord, Ru
         raise TrainError(problem)
     record = folder.read(request.data)
     if not chosen:
-        return record, folder, Found(None, None, ())
+        return record, Found(None, None, ())
     path = CheckpointStore(folder.path).folder / chosen
-    return record, folder, Found(path, read_state(path / "resume/state.json"), ())
+    return record, Found(path, read_state(path / "resume/state.json"), ())
 
 
 def _prepare(request: Request, folder: RunFolder, world: World, view: View) -> str:
@@ -69,6 +72,8 @@ def _prepare(request: Request, folder: RunFolder, world: World, view: View) -> s
 
 def _reopen(request: Request, folder: RunFolder, world: World, view: View) -> str:
     record = folder.read(request.data)
+    # The processes that torchrun replaces may need a moment to die.
+    folder.lock(patience=30.0 if restarts() else 0.0)
     _refuse_other_contract(request, record, folder)
     config = _changed(request, record, world) if not restarts() else record.config
     done = folder.finished()

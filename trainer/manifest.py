@@ -39,6 +39,8 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 _FORMAT = 1
 _LARGEST_FILE = 1 << 28  # a million sources need 150 MB; anything larger would only serve to exhaust memory
 _LARGEST_COUNT = 2**62
+_LARGEST_VOCAB = 1 << 22  # as of a SentencePiece model; counting tokens takes eight bytes for each
+_LARGEST_LOSS = 64.0  # nats per token: more than the logarithm of any count of tokens
 _SHARD_NAME = re.compile(r"(train|held_out)-\d{5,9}\.bin")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -198,7 +200,7 @@ def _expect(kind: type, value: Any, key: str) -> Any:
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise _MalformedError(f"{key or 'manifest'}: expected {kind.__name__}, found {type(value).__name__}")
     if isinstance(value, int | float) and not 0 <= value <= _LARGEST_COUNT:
-        raise _MalformedError(f"{key} = {value}: expected a number from 0 to {_LARGEST_COUNT}")
+        raise _MalformedError(f"{key} = {str(value)[:40]}: expected a number from 0 to {_LARGEST_COUNT}")
     return value
 
 
@@ -207,8 +209,12 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"format = {manifest.format}: this version of conform reads format {_FORMAT}"
     if manifest.dtype not in DTYPES:
         return f"dtype = {manifest.dtype!r}: expected one of {', '.join(DTYPES)}"
-    if not 0 < manifest.vocab <= 256 ** DTYPES[manifest.dtype]:
-        return f"vocab = {manifest.vocab}: does not fit into {manifest.dtype}"
+    if not 0 < manifest.vocab <= min(256 ** DTYPES[manifest.dtype], _LARGEST_VOCAB):
+        return f"vocab = {manifest.vocab}: does not fit into {manifest.dtype}, or is larger than any tokenizer"
+    if max(manifest.bos_id, manifest.eos_id) >= manifest.vocab:
+        return f"bos_id = {manifest.bos_id}, eos_id = {manifest.eos_id}: expected ids below vocab = {manifest.vocab}"
+    if manifest.unigram_loss > _LARGEST_LOSS:
+        return f"unigram_loss = {manifest.unigram_loss}: expected at most {_LARGEST_LOSS} nats per token"
     for name in SPLITS:
         split = manifest.split(name)
         for number, shard in enumerate(split.shards):
@@ -220,4 +226,7 @@ def _contradiction(manifest: Manifest) -> str | None:
                 return f"{name}.shards[{number}].tokens = 0: expected at least one token"
         if split.tokens != sum(shard.tokens for shard in split.shards) or not split.tokens:
             return f"{name}.tokens = {split.tokens}: expected the positive sum of its shards"
+        if not 0 < split.documents <= min(split.bytes, split.tokens):
+            counts = f"documents = {split.documents}, bytes = {split.bytes}, tokens = {split.tokens}"
+            return f"{name}: {counts}: expected one or more documents, none of them empty"
     return None

@@ -11,6 +11,8 @@ from conform.trainer.errors import TrainError
 __all__ = ["METRICS_NAME", "Metrics", "read_metrics"]
 
 METRICS_NAME = "metrics.jsonl"
+_LONGEST_LINE = 1 << 20
+_LAST_STEP = 1 << 53  # up to here a plot can tell steps apart
 
 
 class Metrics:
@@ -50,16 +52,27 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
     path = run / METRICS_NAME
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            return
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise TrainError(f"{path}:{number}: not JSON: {error}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
-            raise TrainError(f"{path}:{number}: expected a record with kind and step")
-        yield record
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+            if len(line) == _LONGEST_LINE:
+                raise TrainError(f"{path}:{number}: longer than any record, {_LONGEST_LINE} bytes or more")
+            if not line.endswith(b"\n"):
+                return
+            yield _record(line, f"{path}:{number}")
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise TrainError(f"{where}: not JSON: {error}; delete that line") from error
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str) or not _is_step(record.get("step")):
+        raise TrainError(f"{where}: expected a record with kind and step; delete that line")
+    return record
+
+
+def _is_step(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _LAST_STEP
 
 
 def _line(record: Mapping[str, Any]) -> str:

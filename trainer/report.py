@@ -10,7 +10,7 @@ from typing import Any
 from conform.trainer.checkpointing import CheckpointStore
 from conform.trainer.errors import TrainError
 from conform.trainer.folder import RunFolder, RunRecord
-from conform.trainer.metrics import read_metrics
+from conform.trainer.metrics import METRICS_NAME, read_metrics
 
 __all__ = ["Curve", "curves", "run_report"]
 
@@ -62,13 +62,16 @@ def run_report(run: Path) -> str:
     except ImportError as error:
         raise TrainError("a report needs jinja2 and matplotlib; pip install 'gguf-conform[report]'") from error
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_TEMPLATE).render(
-        title=f"{record.contract.name}: {run.name}",
-        summary=_summary(record, records),
-        alarms=[entry["alarm"] for entry in records if entry["kind"] == "judge" and entry["alarm"]],
-        figures=[_draw(curve) for curve in curves(records) if any(curve.series.values())],
-        tables=_tables(run, record, records),
-    )
+    try:
+        return environment.from_string(_TEMPLATE).render(
+            title=f"{record.contract.name}: {run.resolve().name}",
+            summary=_summary(record, records),
+            alarms=[entry["alarm"] for entry in records if entry["kind"] == "judge" and entry["alarm"]],
+            figures=[_draw(curve) for curve in curves(records) if any(curve.series.values())],
+            tables=_tables(run, record, records),
+        )
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise TrainError(f"{run / METRICS_NAME}: a record is not as conform writes it: {error!r}") from error
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> list[Curve]:

@@ -36,6 +36,11 @@ class ShardWriter:
         """Tokens appended so far."""
         return sum(shard.tokens for shard in self.shards) + self.open_tokens
 
+    @property
+    def open_sha256(self) -> str:
+        """sha256 of the bytes of the open shard."""
+        return self._hash.hexdigest()
+
     def append(self, tokens: Tokens) -> int:
         """Append tokens; returns the number of shards that this completed."""
         before = len(self.shards)
@@ -68,10 +73,10 @@ class ShardWriter:
             self._file.close()
             self._file = None
 
-    def resume(self, shards: list[Shard], open_tokens: int) -> None:
+    def resume(self, shards: list[Shard], open_tokens: int, open_sha256: str) -> None:
         """Go on behind those shards and `open_tokens` tokens of the next one, cutting off what was written after.
 
-        Raises DataError naming the shard that is missing or too short.
+        Raises DataError naming the shard that is missing or too short, or the open one when its bytes have changed.
         """
         self.shards = list(shards)
         for shard in shards:
@@ -80,9 +85,9 @@ class ShardWriter:
                 raise DataError(f"{self._folder / shard.name}: changed since the interrupted build; delete the folder")
         self._remove_after(len(shards), keep_open=open_tokens > 0)
         if open_tokens:
-            self._reopen(open_tokens)
+            self._reopen(open_tokens, open_sha256)
 
-    def _reopen(self, open_tokens: int) -> None:
+    def _reopen(self, open_tokens: int, open_sha256: str) -> None:
         name, part = self._name(), self._part_path()
         nbytes = open_tokens * self._dtype.itemsize
         # The process may have died between completing this shard and writing that down.
@@ -93,6 +98,8 @@ class ShardWriter:
         os.truncate(part, nbytes)
         with part.open("rb") as file:
             self._hash = hashlib.file_digest(file, hashlib.sha256)
+        if self.open_sha256 != open_sha256:
+            raise DataError(f"{part}: changed since the interrupted build; delete the folder and build again")
         self._file = part.open("ab")
         self.open_tokens = open_tokens
 

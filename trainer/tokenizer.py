@@ -74,7 +74,12 @@ def train_tokenizer(
     documents that cannot be used belong unless `skip_bad`.
     """
     if vocab < _SMALLEST_VOCAB:
-        raise TokenizerError(f"a vocabulary of {vocab} is too small; the byte and special pieces alone need 259")
+        raise TokenizerError(
+            f"a vocabulary of {vocab} is too small; the byte and special pieces alone need 259, "
+            f"so it has at least {_SMALLEST_VOCAB}"
+        )
+    if sample_chars < 1:
+        raise TokenizerError(f"--sample-chars {sample_chars}: expected a positive number")
     if (out / TOKENIZER_NAME).exists():
         raise TokenizerError(f"{out / TOKENIZER_NAME}: exists; choose another folder or delete it")
     sources = find_sources(inputs, suffixes)
@@ -94,10 +99,13 @@ def train_tokenizer(
     sample = _sample(texts, sample_chars)
     content = _train(sample, vocab)
     _make_folder(out)
-    _write(out / TOKENIZER_NAME, content)
-    report = measure(out / TOKENIZER_NAME, sample, tokenizer_sha256(out), semantic_digest(out), len(skipped))
+    # Under its name only when the other files are there: an interrupted command can then simply be repeated.
+    unfinished = out / f".{TOKENIZER_NAME}.unfinished"
+    _write(unfinished, content)
+    report = measure(unfinished, sample, tokenizer_sha256(unfinished), semantic_digest(unfinished), len(skipped))
     _write(out / "recipe.toml", _recipe_toml(sources, vocab, text_key, sample_chars).encode())
     _write(out / "report.json", (json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n").encode())
+    unfinished.replace(out / TOKENIZER_NAME)
     return report
 
 
@@ -132,7 +140,10 @@ def _sample(texts: Callable[[], Iterator[str]], most: int) -> list[str]:
     if not total:
         raise DataError("the inputs hold no text; expected at least one document that is not empty")
     share = min(1.0, most / total)
-    return [text for text in texts() if share == 1.0 or _fraction(text) < share]
+    sample = [text for text in texts() if share == 1.0 or _fraction(text) < share]
+    if not sample:
+        raise TokenizerError(f"--sample-chars {most}: no document is so short; give more, there are {total} characters")
+    return sample
 
 
 def _fraction(text: str) -> float:
@@ -197,6 +208,8 @@ def _scalar(value: object) -> str:
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise TokenizerError(f"{folder}: is a file, but the tokenizer needs a folder; choose another name") from error
     except OSError as error:
         raise TokenizerError(f"{folder}: cannot be made: {error.strerror}") from error
 

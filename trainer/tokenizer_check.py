@@ -37,7 +37,7 @@ def _load(model: Path) -> Any:
     import sentencepiece
 
     try:
-        return sentencepiece.SentencePieceProcessor(model_file=str(model))
+        return sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
     except (RuntimeError, OSError) as error:
         raise TokenizerError(f"{model}: SentencePiece cannot load it: {str(error)[:200]}") from error
 

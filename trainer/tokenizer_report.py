@@ -47,7 +47,7 @@ def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str
     import sentencepiece
 
     types = np.array(read_vocabulary(model).types)
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
     counts = np.zeros(len(types), np.int64)
     for text in texts:
         counts += np.bincount(np.array(processor.encode(text), np.int64), minlength=len(types))

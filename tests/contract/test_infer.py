@@ -45,6 +45,13 @@ def test_bitnet_has_sub_norms_and_ternary_linears():
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope scaling = 'yarn'"),
         ({"hidden_size": "2048"}, "hidden_size"),
         ({"num_attention_heads": 0}, "heads = 0"),
+        ({"num_key_value_heads": 0}, "kv_heads = 0"),
+        ({"head_dim": 0}, "head_dim = 0"),
+        ({"rope_scaling": "linear"}, "rope_scaling = 'linear': expected a JSON object or null"),
+        ({"rope_parameters": [8.0]}, "rope_parameters = .*: expected a JSON object or null"),
+        ({"rope_theta": 10**400}, "rope_base = 1000"),
+        ({"tie_word_embeddings": "false"}, "tied_embeddings = 'false'"),
+        ({"tie_word_embeddings": 1}, "tied_embeddings = 1"),
     ],
 )
 def test_what_no_contract_expresses_is_named(change, message):

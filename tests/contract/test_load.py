@@ -44,6 +44,7 @@ def test_a_whole_number_is_accepted_where_a_float_is_meant(spec):
     ("old", "new", "message"),
     [
         ("layers = 2\n", "", "missing model.layers"),
+        ('name = "nano"', r'name = "\u001b[2Jnano"', "name = .*expected printable characters only"),
         ("layers = 2\n", "layers = 2\nlayer = 2\n", "unknown key model.layer"),
         ("layers = 2", 'layers = "2"', "model.layers = '2': expected a value of type int"),
         ("layers = 2", "layers = true", "model.layers = True"),
@@ -53,6 +54,9 @@ def test_a_whole_number_is_accepted_where_a_float_is_meant(spec):
         ("[model]", "[[model]]", "model: expected a table"),
         ("[model]", "[model", "not a TOML file"),
         ("rope_base = 10000.0", "rope_base = nan", "rope_base"),
+        ("rope_base = 10000.0", f"rope_base = 1{'0' * 400}", "rope_base = 1000.*fits into a float"),
+        ("layers = 2", f"layers = 1{'0' * 5000}", "not a TOML file"),
+        ("layers = 2", f"layers = {'[' * 100_000}", "not a TOML file"),
     ],
 )
 def test_an_error_names_file_and_key(spec, old, new, message):

@@ -7,7 +7,7 @@ from conform.core.export import run_export
 from conform.core.gguf_read import read_gguf
 from conform.core.i2s_layout import LAYOUTS
 from conform.core.plan import plan_export
-from conform.core.repack import find_layout, repack
+from conform.core.repack import SourceLayout, find_layout, repack
 from conform.core.vocabulary import read_vocabulary
 
 NAMES = {"x86": "i2_s", "arm": "i2_s_arm", "rows": "i2_s_rows"}
@@ -74,7 +74,13 @@ def test_the_user_cannot_contradict_the_file(export):
 def test_a_file_without_i2_s_is_refused(export, tmp_path):
     file = read_gguf(export("x86", "f16"))
     with pytest.raises(PlanError, match="holds no i2_s tensor"):
-        repack(file, find_layout(file, "x86", None), "arm", tmp_path / "out.gguf")
+        repack(file, SourceLayout("x86", "the user"), "arm", tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("asked", [None, "x86"])
+def test_no_layout_is_sought_where_there_is_no_i2_s(export, asked):
+    with pytest.raises(PlanError, match="holds no i2_s tensor; there is nothing to repack"):
+        find_layout(read_gguf(export("x86", "f16")), asked, None)
 
 
 def test_a_damaged_file_is_refused_and_nothing_is_written(export, tmp_path):

@@ -4,8 +4,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from conform.contract.finding import Finding
 from conform.core.errors import ConformError
-from conform.core.report import json_option, print_table, write_json, write_text_atomically
+from conform.core.report import (
+    check_replaceable,
+    json_option,
+    print_findings,
+    print_table,
+    write_json,
+    write_text_atomically,
+)
 
 
 @click.command()
@@ -61,3 +69,23 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 def test_control_characters_do_not_reach_the_terminal():
     assert "\x1b" not in run("\x1b[31mred").output
+
+
+@pytest.mark.parametrize(
+    ("content", "replaceable"), [(b"", True), (b"name = 1", True), (b"name", False), (b"x", False)]
+)
+def test_only_a_file_that_begins_alike_is_replaced(tmp_path, content, replaceable):
+    check_replaceable(tmp_path / "none", "name = ")
+    (tmp_path / "file").write_bytes(content)
+    if replaceable:
+        check_replaceable(tmp_path / "file", "name = ")
+    else:
+        with pytest.raises(ConformError, match="will not be overwritten"):
+            check_replaceable(tmp_path / "file", "name = ")
+
+
+def test_of_very_many_findings_the_first_are_printed(capsys):
+    print_findings([Finding("error", f"tensor {number}", "none", "one") for number in range(1_002)])
+    *rows, last = capsys.readouterr().out.splitlines()
+    assert last == "and 2 more findings; --json lists them all"
+    assert "tensor 999" in rows[-1]

@@ -97,3 +97,8 @@ def test_many_names_take_no_longer_than_few(write):
     with pytest.raises(CheckpointError, match="'n0' occurs twice"):
         read_safetensors_header(write(encode(header + b',"n0":0}')))
     assert len(read_safetensors_header(write(encode(header + b"}")))) == 50_000
+
+
+def test_a_gguf_file_is_called_by_its_name(write):
+    with pytest.raises(CheckpointError, match="is a GGUF file, not a safetensors checkpoint"):
+        read_safetensors_header(write(b"GGUF\x03\0\0\0" + bytes(100)))

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from conform.core.errors import PlanError
@@ -32,6 +34,12 @@ def test_an_older_export_may_be_replaced_and_nothing_else(tmp_path):
         targets(tmp_path, ["f16"], tmp_path / "model.safetensors")
     with pytest.raises(PlanError, match="is a file, but"):
         targets(tmp_path, ["f16", "f32"], tmp_path / "old.gguf")
+
+
+def test_a_pipe_in_the_files_place_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PlanError, match="is a device or a pipe"):
+        targets(tmp_path, ["f16"], tmp_path / "pipe")
 
 
 def test_a_folder_in_the_files_place_is_refused(tmp_path):

@@ -85,6 +85,13 @@ def test_a_bad_config_file_is_refused_by_file_and_key(tmp_path, text, sentence):
     assert sentence in str(refusal.value)
 
 
+def test_a_large_file_is_no_config_and_not_read(tmp_path):
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(TrainError, match="weights: no config file; expected at most"):
+        read_config(str(tmp_path / "weights"))
+
+
 def test_a_config_that_does_not_exist_names_those_that_do():
     with pytest.raises(TrainError, match="demo"):
         read_config("no-such")

@@ -91,6 +91,16 @@ def test_zstd_frames_follow_one_another(tmp_path):
     assert texts(written(tmp_path, "a.txt.zst", content)) == ["one two"]
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_zstd_file_that_was_cut_off_is_refused_wherever_that_is(tmp_path, frames):
+    # A text file cut off at a block would otherwise pass for a shorter text.
+    content = zstandard.compress(bytes(range(32, 127)) * 3) * frames
+    ends = {len(content) * number // frames for number in range(frames + 1)}
+    for length in set(range(len(content))) - ends:
+        with pytest.raises(DataError, match=r"a\.txt\.zst: damaged zstd file: the file ends in the middle of a frame"):
+            texts(written(tmp_path, "a.txt.zst", content[:length]))
+
+
 def test_parquet_rows_come_in_order_nulls_left_out(tmp_path):
     values = ["a", None, "", "b\n"]
     for number, kind in enumerate((pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary("int32", "string"))):

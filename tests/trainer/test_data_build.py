@@ -246,12 +246,49 @@ def test_a_damaged_journal_is_refused(build, tmp_path, content):
         build()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"document": ', '"document": 1'),
+        ('"documents": ', '"documents": 1'),
+        ('"sha256": "', '"sha256": "0'),
+        ("{", "[{"),
+    ],
+)
+def test_a_changed_journal_is_refused(build, tmp_path, old, new):
+    with pytest.raises(Interrupted):
+        build(on_status=interrupting(9))
+    journal = tmp_path / "out" / "build.json"
+    text = journal.read_text()
+    assert old in text
+    journal.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=r"build\.json: damaged"):
+        build()
+
+
+def test_an_open_shard_that_changed_in_between_is_refused(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_build, "_JOURNAL_SECONDS", 0.0)
+    with pytest.raises(Interrupted):
+        build(on_status=interrupting(9))
+    part = next(path for path in (tmp_path / "out").glob(".*.part") if path.stat().st_size)
+    content = part.read_bytes()
+    part.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(DataError, match=rf"{re.escape(part.name)}: changed since the interrupted build"):
+        build()
+
+
 def test_a_folder_with_other_files_is_refused(build, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match=r"not empty \(it holds notes\.txt\)"):
         build()
     assert files(tmp_path / "out") == {"notes.txt": b"mine"}
+
+
+def test_a_folder_that_is_a_file_is_refused(build, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match="out: is a file, but the shards need a folder"):
+        build()
 
 
 def test_a_second_build_into_the_same_folder_is_refused(build, tmp_path):

@@ -90,7 +90,10 @@ def test_verify_answers_1_and_names_the_shard(run, built_data, tmp_path):
         (["build", "--input", "{text}", "--tokenizer", "{tmp}", "-o", "{tmp}/out"], "no such tokenizer"),
         (["build", "--input", "{text}", "--tokenizer", "{tmp}/junk", "-o", "{tmp}/out"], "not a SentencePiece model"),
         (["build", "--input", "{tmp}/junk", "--tokenizer", "{tok}", "-o", "{tmp}/out"], "junk: is not UTF-8"),
-        (["build", "--input", "{text}", "--tokenizer", "{tok}", "-o", "{tmp}/junk"], "cannot be written"),
+        (
+            ["build", "--input", "{text}", "--tokenizer", "{tok}", "-o", "{tmp}/junk"],
+            "is a file, but the shards need a folder",
+        ),
         (["build", "--input", "{text}", "--tokenizer", "{tok}", "-o", "{tmp}/out", "--held-out", "7"], "a fraction"),
         (["build", "--input", "{text}", "--tokenizer", "{tok}", "-o", "{tmp}/out", "--on-bad", "pray"], "'pray'"),
     ],

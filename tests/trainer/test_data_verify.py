@@ -114,6 +114,12 @@ def test_a_wrong_semantic_digest_is_found(folder):
     assert where(folder) == [("error", "tokenizer_semantic_digest")]
 
 
+@pytest.mark.parametrize(("key", "value"), [("vocab", 513), ("bos_id", 3), ("eos_id", 4)])
+def test_facts_that_are_not_the_tokenizers_are_found(folder, key, value):
+    rewrite(folder, **{key: value})
+    assert ("error", key) in where(folder)
+
+
 def test_a_folder_that_is_no_build_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"manifest\.json: cannot be read"):
         verify_data(tmp_path)

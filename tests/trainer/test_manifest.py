@@ -85,6 +85,13 @@ def test_token_counts_add_up_over_shards(folder):
         ("vocab", 0, "does not fit"),
         ("vocab", True, "expected int, found bool"),
         ("vocab", 2**70, "expected a number from 0"),
+        ("vocab", 2**60, "larger than any tokenizer"),
+        ("bos_id", 512, "expected ids below vocab = 512"),
+        ("eos_id", 2**40, "expected ids below vocab = 512"),
+        ("unigram_loss", 1000.0, "at most 64.0 nats"),
+        ("unigram_loss", 10**4000, f"= 1{'0' * 39}: expected a number"),
+        ("held_out.bytes", 0, "held_out: documents = "),
+        ("train.documents", 0, "train: documents = 0"),
         ("unigram_loss", "6", "unigram_loss: expected float"),
         ("unigram_loss", float("nan"), "expected a number from 0"),
         ("train", [], "train: expected dict, found list"),
@@ -113,6 +120,13 @@ def test_a_malformed_manifest_is_refused_by_key(folder, path, value, message):
 def test_what_is_no_manifest_is_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(DataError, match=r"manifest\.json: "):
+        read_manifest(folder)
+
+
+def test_a_vocabulary_that_would_exhaust_memory_is_refused(folder):
+    change(folder, "dtype", "uint32")
+    change(folder, "vocab", 2**32 - 1)
+    with pytest.raises(DataError, match=r"vocab = 4294967295: .*larger than any tokenizer"):
         read_manifest(folder)
 
 

@@ -29,11 +29,27 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"kind":"step"}', '{"step":1}', '{"kind":"step","step":"1"}'])
+BAD_LINES = [
+    *(
+        "{",
+        "[]",
+        "",
+        "null",
+        '{"kind":"step"}',
+        '{"step":1}',
+        '{"kind":"step","step":"1"}',
+        '{"kind":"step","step":true}',
+    ),
+    *('{"kind":"step","step":-1}', '{"kind":"step","step":1e3}', f'{{"kind":"step","step":1{"0" * 400}}}'),
+    *('{"kind":["step"],"step":1}', "[" * 100_000, "\ud800", " " * (2 << 20)),
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
 def test_a_damaged_line_is_named(tmp_path, line):
     written(tmp_path, [1])
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(line + "\n")
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(line.encode(errors="surrogatepass") + b"\n")
     with pytest.raises(TrainError, match=r"metrics\.jsonl:2"):
         list(read_metrics(tmp_path))
 

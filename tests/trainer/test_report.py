@@ -1,6 +1,12 @@
+import json
+
 import pytest
 
+from conform.contract.load import load_contract
+from conform.trainer.config import TrainConfig
 from conform.trainer.errors import TrainError
+from conform.trainer.folder import RunFolder, RunRecord
+from conform.trainer.manifest import manifest_digest
 from conform.trainer.report import curves, run_report
 
 STEPS = [
@@ -32,3 +38,45 @@ def test_each_quantisation_has_its_curve_and_what_is_impossible_has_no_point():
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(TrainError, match="holds no run"):
         run_report(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path, built_data):
+    tokenizer = (built_data / "tokenizer.model").read_bytes()
+    record = RunRecord(load_contract("nano"), TrainConfig(steps=3), built_data, tokenizer, manifest_digest(built_data))
+    folder = RunFolder(tmp_path / "run")
+    folder.create(record)
+    folder.unlock()
+    return folder.path
+
+
+def write_metrics(run, records):
+    (run / "metrics.jsonl").write_text("".join(json.dumps({"tokens": 9, **record}) + "\n" for record in records))
+
+
+def test_a_run_that_has_not_begun_has_no_report(run):
+    with pytest.raises(TrainError, match="no step was recorded yet"):
+        run_report(run)
+
+
+def test_an_unfinished_run_has_a_report(run):
+    write_metrics(run, STEPS)
+    assert "run" in run_report(run)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "step", "step": 4},
+        {"kind": "step", "step": 4, "loss": "much"},
+        {"kind": "step", "step": 4, "loss": [1]},
+        {"kind": "held_out", "step": 4, "loss": 1.0},
+        {"kind": "held_out", "step": 4, "loss": 1.0, "unigram_perplexity": 1, "perplexity": 0, "bits_per_byte": 1},
+        {"kind": "judge", "step": 4},
+        {"kind": "judge", "step": 4, "quantizer": [], "kl": 1, "kl_p99": 1, "delta_nll": 1, "alarm": ""},
+    ],
+)
+def test_a_record_that_conform_did_not_write_is_one_sentence(run, record):
+    write_metrics(run, [*STEPS, record])
+    with pytest.raises(TrainError, match=r"metrics\.jsonl: a record is not as conform writes it"):
+        run_report(run)

@@ -55,11 +55,11 @@ def test_a_resumed_writer_goes_on_where_it_was_synced(tmp_path_factory, before, 
     tokens = np.arange(before + 7, dtype=np.uint16)
     first = ShardWriter(folder, "train", shard_tokens, "uint16")
     first.append(tokens[:before])
-    shards, open_tokens = list(first.shards), first.open_tokens
+    shards, open_tokens, open_sha256 = list(first.shards), first.open_tokens, first.open_sha256
     first.append(np.full(after, 9999, np.uint16))  # written after the sync, so to be cut off
     first.close()
     second = ShardWriter(folder, "train", shard_tokens, "uint16")
-    second.resume(shards, open_tokens)
+    second.resume(shards, open_tokens, open_sha256)
     second.append(tokens[before:])
     finished = second.finish()
     assert read(folder, finished).tolist() == tokens.tolist()
@@ -74,7 +74,7 @@ def test_resuming_without_what_was_synced_is_refused_by_name(tmp_path, lost):
     writer.close()
     (tmp_path / lost).write_bytes(b"\0\0")
     with pytest.raises(DataError, match=lost):
-        ShardWriter(tmp_path, "train", 3, "uint16").resume(writer.shards, 2)
+        ShardWriter(tmp_path, "train", 3, "uint16").resume(writer.shards, 2, writer.open_sha256)
 
 
 @pytest.mark.parametrize(

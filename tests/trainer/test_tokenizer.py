@@ -130,6 +130,32 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, text_folder):
         train_tokenizer([str(text_folder)], 400, tmp_path / "file" / "out")
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path, text_folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(TokenizerError, match="file: is a file, but the tokenizer needs a folder"):
+        train_tokenizer([str(text_folder)], 400, tmp_path / "file")
+
+
+@pytest.mark.parametrize(("most", "message"), [(0, "expected a positive number"), (1, "no document is so short")])
+def test_a_sample_that_is_too_small_is_refused(tmp_path, text_folder, most, message):
+    with pytest.raises(TokenizerError, match=rf"--sample-chars {most}: {message}"):
+        train_tokenizer([str(text_folder)], 400, tmp_path / "out", sample_chars=most)
+
+
+def test_an_interrupted_command_can_be_repeated(tmp_path, text_folder, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokenizer, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer([str(text_folder)], 400, tmp_path / "out")
+    assert not (tmp_path / "out" / "tokenizer.model").exists()
+    train_tokenizer([str(text_folder)], 400, tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"tokenizer.model", "recipe.toml", "report.json"}
+
+
 def test_a_tokenizer_is_found_by_file_and_by_folder(tokenizer_folder, tmp_path):
     model = tokenizer_folder / "tokenizer.model"
     assert find_tokenizer(model) == find_tokenizer(tokenizer_folder) == model

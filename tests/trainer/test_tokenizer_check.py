@@ -1,5 +1,7 @@
 import contextlib
 import io
+import os
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -8,7 +10,7 @@ from conform.contract.finding import failed
 from conform.contract.load import load_contract
 from conform.core.errors import ConformError
 from conform.trainer import tokenizer_check
-from conform.trainer.tokenizer import RECIPE
+from conform.trainer.tokenizer import RECIPE, train_tokenizer
 from conform.trainer.tokenizer_check import check_tokenizer
 
 
@@ -117,3 +119,9 @@ def test_a_truncated_model_is_refused(tmp_path, tokenizer_folder):
     (tmp_path / "tokenizer.model").write_bytes(content[: len(content) // 2])
     with pytest.raises(ConformError):
         check_tokenizer(tmp_path)
+
+
+def test_a_folder_name_need_not_be_utf8(tmp_path, text_folder):
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    train_tokenizer([str(text_folder)], 400, out)
+    assert check_tokenizer(out) == []
