@@ -10,7 +10,7 @@ from conform.trainer.flops import flops_per_token
 __all__ = ["MemoryPlan", "block_activations", "largest_micro_batch", "memory_plan", "training_days"]
 
 _GIB = 1 << 30
-# What a CUDA context, the communication buffers and the allocator's fragments take; measured values vary around it.
+# An allowance for a CUDA context, communication buffers and the allocator's fragments; not measured.
 _RESERVED = 2 * _GIB
 _FRAGMENTS = 1.05
 

@@ -1,7 +1,6 @@
 """What holds for every type that searches nothing: the same bytes everywhere, one compilation, refusals."""
 
 import hashlib
-import os
 import subprocess
 import sys
 
@@ -58,17 +57,8 @@ def test_the_bytes_are_the_same_on_every_machine():
 
 
 @pytest.mark.slow
-def test_the_bytes_do_not_depend_on_the_instructions_of_the_processor(tmp_path):
-    """Compiled for the oldest 64-bit processors, kernels have other vectors; the bytes are the same."""
-    folder = os.path.dirname(__file__)
-    script = f"import sys; sys.path.insert(0, {folder!r}); import test_conversion as t; assert t.digests() == t.DIGESTS"
-    environment = {
-        **os.environ,
-        "NUMBA_CPU_NAME": "x86-64" if os.uname().machine == "x86_64" else "generic",
-        "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+def test_the_bytes_do_not_depend_on_the_instructions_of_the_processor(with_oldest_instructions):
+    with_oldest_instructions("test_conversion")
 
 
 @by_type
