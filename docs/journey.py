@@ -4,8 +4,8 @@
 
 A tokenizer and a model are trained on text (the sources of Python's standard library where nothing else is given), the
 checkpoint is checked against its contract and exported to GGUF, each file is verified, and a real Go binary is judged
-against PyTorch. A second run re-uses what the first one finished, and goes on where it was interrupted. Training takes
-all GPUs of the machine where the config asks for them.
+against PyTorch. A second run re-uses what the first one finished, and goes on where it was interrupted. Milestone 2
+trains on all GPUs of the machine.
 """
 
 import argparse
@@ -36,6 +36,7 @@ class Journey:
     parity: Sequence[str] = ()
     text: Sequence[str] = ("python-stdlib",)
     train: Sequence[str] = ()
+    all_gpus: bool = False
 
     @property
     def run(self) -> Path:
@@ -72,6 +73,7 @@ JOURNEYS = {
         ("f16", "bf16", "q8_0", "iq4_xs", "i2_s"),
         ("--positions", "8", "--max-tokens", "8", "--longest", "128"),
         text=(),
+        all_gpus=True,
     ),
 }
 
@@ -124,7 +126,7 @@ def train(journey: Journey, shards: Path) -> None:
         words: list[object] = ["--resume", journey.run]
     else:
         words = ["--config", journey.config, "--contract", journey.contract, "--data", shards, "--out", journey.run]
-    gpus = count_gpus()
+    gpus = count_gpus() if journey.all_gpus else 1
     if gpus > 1:
         run("torchrun", "--nproc-per-node", gpus, "-m", "conform.core.cli", "train", *words, *journey.train)
     else:
