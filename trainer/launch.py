@@ -126,7 +126,9 @@ def _refuse_uncompilable(config: TrainConfig, world: World) -> None:
 
 def _differences(new: TrainConfig, old: TrainConfig) -> dict[str, Any]:
     pairs = ((item.name, getattr(new, item.name)) for item in dataclasses.fields(TrainConfig))
-    return {name: value for name, value in pairs if value != getattr(old, name)}
+    changed = {name: value for name, value in pairs if value != getattr(old, name)}
+    # Whoever gives the length in steps, or in tokens, leaves the other at 0, to be derived: that changes nothing.
+    return {name: value for name, value in changed.items() if value or name not in ("steps", "tokens")}
 
 
 def _resolved(config: TrainConfig, ternary: bool, context: int, world: World) -> TrainConfig:

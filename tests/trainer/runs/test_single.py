@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from conform.contract.check import TensorSeen, check_tensors
 from conform.contract.load import load_contract
 from conform.core.sidecar import read_sidecar
+from conform.trainer.config import read_config
 from conform.trainer.distributed import World, join
 from conform.trainer.errors import ConformError, TrainError
 from conform.trainer.launch import launch
@@ -153,6 +154,15 @@ def test_a_finished_run_is_not_trained_again(train, copied):
 def test_a_finished_run_can_be_made_longer(train, copied):
     assert train(copied, resume=True, steps=14).step == 14
     assert read_sidecar(copied / "checkpoints/step-00000014").step == 14
+
+
+@pytest.mark.parametrize(("length", "steps"), [("steps = 12", 12), ("tokens = {tokens}", 12), ("steps = 14", 14)])
+def test_a_run_is_resumed_with_a_config_file_that_says_its_length(interrupted, tmp_path, length, steps):
+    tokens = read_config(str(interrupted / "config.toml")).tokens
+    (tmp_path / "begun.toml").write_text(length.format(tokens=tokens))
+    request = Request(interrupted, True, None, None, str(tmp_path / "begun.toml"), {})
+    outcome = launch(request, join(settings(request)), SilentView())
+    assert outcome.step == steps
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_passed_over_with_a_message(train, interrupted, finished, curve):
