@@ -17,6 +17,19 @@ def singles(smallest, largest):
     return st.floats(float(np.float32(smallest)), float(np.float32(largest)), width=32, allow_subnormal=smallest == 0)
 
 
+def bell_weights(kind):
+    """(32, 1024) float32 like weights: "gauss", or "t3" with its heavy tails; always the same."""
+    rng = np.random.default_rng(7)
+    values = rng.standard_normal((32, 1024)) if kind == "gauss" else rng.standard_t(3, (32, 1024))
+    return (values * 0.02).astype(np.float32)
+
+
+def log_normal_importance():
+    """(1024,) float32, some columns mattering far more than others; always the same."""
+    rng = np.random.default_rng(8)
+    return (np.exp(rng.standard_normal(1024)) * rng.chisquare(3, 1024)).astype(np.float32)
+
+
 @st.composite
 def matrices(draw, cols, *, rows=4, magnitude=1000.0, smallest=0.0):
     """(1 … rows, k·cols) float32 of magnitude `smallest` to `magnitude`, or zero."""

@@ -15,6 +15,9 @@ from conform.plugins import QuantizeError
 from conform.plugins.quantizers import iq2, iq3
 from conform.plugins.quantizers.superblock import even_signs, halves, nibbles
 
+sys.path.insert(0, os.path.dirname(__file__))
+from strategies import bell_weights, log_normal_importance
+
 TYPES = (*iq2.conform_quantizers(), *iq3.conform_quantizers())
 EFFORTS = ("fast", "default", "best")
 by_type = pytest.mark.parametrize("quantizer", TYPES, ids=lambda q: q.name)
@@ -30,17 +33,6 @@ GGML = {
     "iq3_xxs": (0.214712, 0.132688, 0.277706, 0.180145),
     "iq3_s": (0.166366, 0.107813, 0.213697, 0.157091),
 }
-
-
-def _data(kind):
-    rng = np.random.default_rng(7)
-    values = rng.standard_normal((32, 1024)) if kind == "gauss" else rng.standard_t(3, (32, 1024))
-    return (values * 0.02).astype(np.float32)
-
-
-def _importance():
-    rng = np.random.default_rng(8)
-    return (np.exp(rng.standard_normal(1024)) * rng.chisquare(3, 1024)).astype(np.float32)
 
 
 def _error(quantizer, values, importance=None):
@@ -113,48 +105,26 @@ def test_what_is_written_decodes_as_gguf_decodes_it_and_is_close(quantizer, expo
 def test_the_error_is_below_that_of_ggml(quantizer, effort, kind, weighted):
     ceiling = GGML[quantizer.name][2 * (kind == "t3") + weighted]
     gain = 0.955 if effort != "fast" else 1.0
-    error = _error(quantizer.with_effort(effort), _data(kind), _importance() if weighted else None)
+    error = _error(quantizer.with_effort(effort), bell_weights(kind), log_normal_importance() if weighted else None)
     assert error < gain * ceiling
 
 
 @by_type
 @pytest.mark.parametrize("kind", ["gauss", "t3"])
 def test_more_effort_leaves_less_error(quantizer, kind):
-    errors = [_error(quantizer.with_effort(effort), _data(kind), _importance()) for effort in EFFORTS]
+    errors = [_error(quantizer.with_effort(effort), bell_weights(kind), log_normal_importance()) for effort in EFFORTS]
     assert errors == sorted(errors, reverse=True)
 
 
 @by_type
 def test_importance_moves_error_to_the_columns_that_matter_less(quantizer):
-    values, importance = _data("gauss"), _importance()
+    values, importance = bell_weights("gauss"), log_normal_importance()
     assert _error(quantizer, values, importance) < 0.95 * _weighted_error_without(quantizer, values, importance)
 
 
 def _weighted_error_without(quantizer, values, importance):
     decoded = quantizer.dequantize(quantizer.quantize(values), values.shape)
     return np.sqrt((importance * (values - decoded) ** 2).sum() / (importance * values**2).sum())
-
-
-@by_type
-def test_only_the_ratios_of_importance_count(quantizer):
-    values, importance = _data("t3")[:4], _importance()
-    expected = quantizer.quantize(values, importance)
-    np.testing.assert_array_equal(quantizer.quantize(values, importance * np.float32(2.0**60)), expected)
-    np.testing.assert_array_equal(quantizer.quantize(values, importance * np.float32(2.0**-60)), expected)
-    np.testing.assert_array_equal(quantizer.quantize(values, np.ones(1024, np.float32)), quantizer.quantize(values))
-
-
-@by_type
-def test_the_bytes_of_a_row_depend_on_that_row_alone(quantizer, monkeypatch):
-    values, importance = _data("t3"), _importance()
-    monkeypatch.setenv("CONFORM_THREADS", "1")
-    whole = quantizer.quantize(values, importance).reshape(len(values), -1)
-    monkeypatch.setenv("CONFORM_THREADS", "3")
-    np.testing.assert_array_equal(quantizer.quantize(values, importance).reshape(len(values), -1), whole)
-    for rows in (slice(0, 1), slice(5, 12)):
-        piece = quantizer.quantize(values[rows], importance).reshape(-1, whole.shape[1])
-        np.testing.assert_array_equal(piece, whole[rows])
-    np.testing.assert_array_equal(quantizer.quantize(values[3], importance), whole[3])
 
 
 # sha256 of what is written for _integers(), first sixteen digits: the same on every machine.
@@ -184,33 +154,24 @@ def _integers():
     return values.astype(np.float32) / np.float32(2**24), rng.integers(0, 1000, 512).astype(np.float32)
 
 
+def digests():
+    """(type, effort) → the digest of what is written for _integers()."""
+    return {(quantizer.name, effort): _digest(quantizer, effort) for quantizer in TYPES for effort in EFFORTS}
+
+
+def _digest(quantizer, effort):
+    return hashlib.sha256(quantizer.with_effort(effort).quantize(*_integers())).hexdigest()[:16]
+
+
 @by_type
 @by_effort
 def test_the_bytes_are_the_same_on_every_machine(quantizer, effort):
-    digest = hashlib.sha256(quantizer.with_effort(effort).quantize(*_integers())).hexdigest()
-    assert digest[:16] == DIGESTS[quantizer.name, effort]
+    assert _digest(quantizer, effort) == DIGESTS[quantizer.name, effort]
 
 
 @pytest.mark.slow
-def test_the_bytes_do_not_depend_on_the_instructions_of_the_processor(tmp_path):
-    script = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_superblock as t; t.print_digests()"
-    )
-    environment = {
-        **os.environ,
-        "NUMBA_CPU_NAME": "generic",
-        "NUMBA_CPU_FEATURES": "",
-        "NUMBA_CACHE_DIR": str(tmp_path),
-    }
-    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == list(DIGESTS.values())
-
-
-def print_digests():
-    """The digests of every type and effort, a line each."""
-    for quantizer in TYPES:
-        for effort in EFFORTS:
-            print(hashlib.sha256(quantizer.with_effort(effort).quantize(*_integers())).hexdigest()[:16])
+def test_the_bytes_do_not_depend_on_the_instructions_of_the_processor(with_oldest_instructions):
+    with_oldest_instructions("test_superblock")
 
 
 @by_type
@@ -222,7 +183,7 @@ def test_rows_of_zeros_become_zeros(quantizer, effort):
 
 @by_type
 def test_a_sub_block_of_zeros_stays_small(quantizer):
-    values = _data("gauss")[:1, :256].copy()
+    values = bell_weights("gauss")[:1, :256].copy()
     values[0, 32:64] = 0
     decoded = quantizer.dequantize(quantizer.quantize(values), values.shape)
     assert np.abs(decoded[0, 32:64]).max() < 0.1 * np.abs(values).max()
@@ -241,7 +202,7 @@ def test_rows_of_one_value_are_kept(quantizer, effort, value):
 
 @by_type
 def test_one_huge_outlier_is_kept_and_the_other_blocks_with_it(quantizer):
-    values = _data("gauss")[:1, :512].copy()
+    values = bell_weights("gauss")[:1, :512].copy()
     values[0, 100] = 50
     decoded = quantizer.dequantize(quantizer.quantize(values), values.shape)
     assert 20 < decoded[0, 100] < 60  # the other values of its sub-block cannot be zero, which holds the scale down
@@ -261,7 +222,7 @@ def test_values_below_half_precision_become_zeros_or_stay_small(quantizer, scale
 @by_type
 @pytest.mark.parametrize("zeros", ["all", "one block", "a sub-block", "every other"])
 def test_importance_of_zero_leaves_finite_sensible_values(quantizer, zeros):
-    values, importance = _data("gauss")[:4, :512], np.ones(512, np.float32)
+    values, importance = bell_weights("gauss")[:4, :512], np.ones(512, np.float32)
     part = {"all": slice(None), "one block": slice(256), "a sub-block": slice(32, 64), "every other": slice(0, None, 2)}
     importance[part[zeros]] = 0
     decoded = quantizer.dequantize(quantizer.quantize(values, importance), values.shape)
@@ -271,7 +232,7 @@ def test_importance_of_zero_leaves_finite_sensible_values(quantizer, zeros):
 @by_type
 @pytest.mark.parametrize("value", [2e7, -1e15, 3e38])
 def test_a_scale_above_half_precision_is_refused_with_its_place(quantizer, value):
-    values = _data("gauss")[:2, :512].copy()
+    values = bell_weights("gauss")[:2, :512].copy()
     values[1, 300:] = value
     with pytest.raises(QuantizeError, match=f"row 1, columns 256 to 511 .* {quantizer.name}"):
         quantizer.quantize(values)
@@ -280,7 +241,7 @@ def test_a_scale_above_half_precision_is_refused_with_its_place(quantizer, value
 @by_type
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused_with_their_place(quantizer, bad):
-    values = _data("gauss")[:2, :256].copy()
+    values = bell_weights("gauss")[:2, :256].copy()
     values[1, 17] = bad
     with pytest.raises(QuantizeError, match="row 1, column 17"):
         quantizer.quantize(values)
@@ -312,7 +273,7 @@ def test_other_dtypes_and_sizes_are_refused(quantizer):
 
 @by_type
 def test_the_input_is_untouched_and_no_rows_are_fine(quantizer):
-    values, importance = _data("gauss")[:2], _importance()
+    values, importance = bell_weights("gauss")[:2], log_normal_importance()
     before = values.tobytes(), importance.tobytes()
     quantizer.quantize(values, importance)
     assert (values.tobytes(), importance.tobytes()) == before
@@ -322,7 +283,7 @@ def test_the_input_is_untouched_and_no_rows_are_fine(quantizer):
 
 @by_type
 def test_a_stack_of_matrices_is_its_rows(quantizer):
-    values = _data("gauss")[:6]
+    values = bell_weights("gauss")[:6]
     np.testing.assert_array_equal(quantizer.quantize(values.reshape(2, 3, 1024)), quantizer.quantize(values))
 
 
