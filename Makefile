@@ -25,13 +25,13 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python docs/journey.py demo
+	$(BIN)/python demo/journey.py demo
 
 milestone-1: $(READY)
-	$(BIN)/python docs/journey.py milestone-1
+	$(BIN)/python demo/journey.py milestone-1
 
 milestone-2: $(READY)
-	$(BIN)/python docs/journey.py milestone-2 $(if $(TEXT),--text $(TEXT)) $(TRAIN)
+	$(BIN)/python demo/journey.py milestone-2 $(if $(TEXT),--text $(TEXT)) $(TRAIN)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -22,10 +22,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from conform.core.report import json_option, print_table, write_json
-from conform.trainer.loader import TokenLoader
-from conform.trainer.manifest import MANIFEST_NAME, SPLITS, Manifest, Recipe, Split
-from conform.trainer.shards import ShardWriter
+from conform.core.cli.console import print_table
+from conform.core.cli.options import json_option
+from conform.core.cli.output import write_json
+from conform.trainer.data.loader import TokenLoader
+from conform.trainer.data.manifest import MANIFEST_NAME, SPLITS, Manifest, Recipe, Split
+from conform.trainer.data.shards import ShardWriter
 
 __all__ = ["Measurement", "main"]
 

@@ -27,11 +27,11 @@ from torch.utils._pytree import tree_leaves
 from conform.contract.load import load_contract
 from conform.contract.spec import ModelSpec
 from conform.trainer.config import TrainConfig
-from conform.trainer.distributed import World
-from conform.trainer.model import Llama
-from conform.trainer.optim import build_optimizer
-from conform.trainer.parallel import compute_dtype, shard
-from conform.trainer.plan import memory_plan
+from conform.trainer.distributed.fsdp import compute_dtype, shard
+from conform.trainer.distributed.world import World
+from conform.trainer.model.model import Llama
+from conform.trainer.planning.memory import memory_plan
+from conform.trainer.run.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
 

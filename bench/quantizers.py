@@ -25,10 +25,11 @@ import click
 import numpy as np
 from ggml import Ggml, GgmlMissingError
 
-from conform.core.checkpoint import open_checkpoint
+from conform.core.checkpoint.checkpoint import open_checkpoint
+from conform.core.cli.console import print_table
+from conform.core.cli.output import write_json, write_text_atomically
 from conform.core.errors import ConformError
 from conform.core.quantizer import Effort, Float32, Packed, Quantizer, Tunable
-from conform.core.report import print_table, write_json, write_text_atomically
 from conform.plugins.host import load_registry
 
 __all__ = ["main"]

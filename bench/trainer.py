@@ -21,9 +21,9 @@ import torch
 from conform.contract.load import load_contract
 from conform.contract.spec import ModelSpec
 from conform.trainer.config import TrainConfig
-from conform.trainer.flops import flops_per_token, peak_flops
-from conform.trainer.memory import keep_freed_memory
-from conform.trainer.model import Llama
+from conform.trainer.distributed.allocator import keep_freed_memory
+from conform.trainer.model.model import Llama
+from conform.trainer.planning.flops import flops_per_token, peak_flops
 
 SUBJECTS = ("conform", "transformers", "conform, recomputing", "transformers, recomputing", "conform, ternary")
 

@@ -1,5 +1,6 @@
 """Finding: the one currency of every check."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,10 @@ class Finding:
     def __str__(self) -> str:
         hint = f" ({self.hint})" if self.hint else ""
         return f"{self.where}: expected {self.expected}, found {self.found}{hint}"
+
+    def to_json(self) -> dict[str, str]:
+        """Every field, for a JSON report."""
+        return dataclasses.asdict(self)
 
 
 def failed(findings: Iterable[Finding]) -> bool:

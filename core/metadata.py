@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from conform.contract.spec import Contract
+from conform.core.checkpoint.vocabulary import Vocabulary
 from conform.core.errors import PluginError
-from conform.core.gguf_types import ValueType
+from conform.core.gguf.types import ValueType
 from conform.core.quantizer import Layout
-from conform.core.vocabulary import Vocabulary
 
 __all__ = [
     "ExportFacts",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
-from conform.core.gguf_read import GGUFFile
+from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 
 __all__ = [

@@ -10,19 +10,19 @@ from typing import TypeVar
 import numpy as np
 
 from conform.contract.spec import Contract
-from conform.core.checkpoint import Checkpoint
-from conform.core.gguf_read import GGUFFile
-from conform.core.gguf_types import I2_S
+from conform.core.checkpoint.checkpoint import Checkpoint
+from conform.core.gguf.read import GGUFFile
+from conform.core.gguf.types import I2_S
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Request, Runtime, RuntimeFault, Step
-from conform.parity.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
-from conform.parity.opening import Opening, find_opening
-from conform.parity.passages import FREE, Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
 from conform.parity.progress import Progress
-from conform.parity.reference import Reference
-from conform.parity.sampler import telling_temperature
-from conform.parity.tokenizer import PromptTokenizer
-from conform.parity.weights import CheckpointWeights, FileWeights
+from conform.parity.questions.sequences import FREE, Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
+from conform.parity.questions.start import Opening, find_opening
+from conform.parity.questions.tokenizer import PromptTokenizer
+from conform.parity.reference.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
+from conform.parity.reference.model import Reference
+from conform.parity.reference.sampler import telling_temperature
+from conform.parity.reference.weights import CheckpointWeights, FileWeights
 from conform.plugins.registry import Registry
 
 __all__ = ["Evidence", "Source", "Subject"]

@@ -6,15 +6,15 @@ from dataclasses import replace
 from conform.core.errors import ConformError
 from conform.core.runtime import Limits, RuntimeFault
 from conform.parity.evidence import Evidence, Subject
-from conform.parity.localise import first_departure
-from conform.parity.metrics import divergences, summary
-from conform.parity.passages import Scope
 from conform.parity.progress import Progress
+from conform.parity.questions.sequences import Scope
 from conform.parity.receipt import receipt
+from conform.parity.reference.metrics import divergences, summary
 from conform.parity.rungs.file import judge_file
 from conform.parity.rungs.greedy import judge_greedy
 from conform.parity.rungs.implementation import judge_implementation
 from conform.parity.rungs.likelihood import judge_likelihood, quantisation_change, runtime_change
+from conform.parity.rungs.localise import first_departure
 from conform.parity.rungs.quantisation import NATURAL, divergence_over, judge_quantisation
 from conform.parity.rungs.sampling import judge_sampling
 from conform.parity.rungs.tokens import judge_tokens

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from conform.core.checkpoint.sidecar import file_sha256
 from conform.core.runtime import Limits
-from conform.core.sidecar import file_sha256
 from conform.parity.evidence import Subject
-from conform.parity.passages import Passage, Scope
+from conform.parity.questions.sequences import Passage, Scope
 
 __all__ = ["receipt"]
 

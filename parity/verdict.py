@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from conform.contract.finding import Finding, failed
-from conform.core.report import finding_to_json
 from conform.core.runtime import FaultKind, RuntimeFault
 
 __all__ = ["RUNGS", "Ledger", "Measurement", "RungName", "RungResult", "Verdict", "faulted", "judged", "not_run"]
@@ -145,7 +144,7 @@ def _rung_to_json(rung: RungResult) -> dict[str, Any]:
             {"name": m.name, "measured": _number(m.measured), "tolerance": _number(m.tolerance), "how": m.how}
             for m in rung.measurements
         ],
-        "findings": [finding_to_json(finding) for finding in rung.findings],
+        "findings": [finding.to_json() for finding in rung.findings],
         "fault": rung.fault,
         "reason": rung.reason,
         "notes": list(rung.notes),

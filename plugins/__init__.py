@@ -4,7 +4,7 @@ What stands in `__all__` here is all that a plugin needs; the rest of conform ma
 """
 
 from conform.core.errors import ConformError, PluginError, QuantizeError
-from conform.core.gguf_types import ValueType
+from conform.core.gguf.types import ValueType
 from conform.core.metadata import ExportFacts, KeyValue, MetadataWriter
 from conform.core.quantizer import Effort, Float32, Layout, Packed, Quantizer, Tunable
 from conform.core.runtime import (

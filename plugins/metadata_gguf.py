@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conform.contract.spec import ModelSpec
-from conform.core.gguf_types import I2_S, ggml_type
+from conform.core.checkpoint.vocabulary import Vocabulary
+from conform.core.gguf.types import I2_S, ggml_type
 from conform.core.metadata import (
     ExportFacts,
     KeyValue,
@@ -18,7 +19,6 @@ from conform.core.metadata import (
     string_array,
     u32,
 )
-from conform.core.vocabulary import Vocabulary
 from conform.plugins.hookspecs import hookimpl
 
 __all__ = ["GGUFMetadata", "conform_metadata_writers"]

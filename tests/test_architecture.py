@@ -13,15 +13,16 @@ MAY_IMPORT = {
     "parity": {"contract", "core", "plugins", "parity"},
     "trainer": {"contract", "core", "trainer"},
 }
-# Command modules compose what the folders offer; the trainer's judge measures a training run by plugins' quantizers.
-COMPOSERS = {"trainer/judge.py"}
+# The trainer's judge measures a training run by plugins' quantizers.
+COMPOSERS = {"trainer/run/judge.py"}
 
 
 def modules():
     for folder in MAY_IMPORT:
         for path in sorted((ROOT / folder).rglob("*.py")):
             relative = path.relative_to(ROOT).as_posix()
-            if "commands" not in path.name and "template" not in path.parts and relative not in COMPOSERS:
+            # Every command lives in a `cli/` folder, where it composes what all the others offer.
+            if "cli" not in path.parts and "template" not in path.parts and relative not in COMPOSERS:
                 yield pytest.param(folder, path, id=relative)
 
 

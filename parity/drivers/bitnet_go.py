@@ -13,15 +13,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from conform.core.gguf_read import GGUFFile
+from conform.core.checkpoint.sidecar import file_sha256
+from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step
-from conform.core.sidecar import file_sha256
-from conform.parity.answer_line import read_answer
+from conform.parity.drivers.answer_line import read_answer
+from conform.parity.drivers.faults import raise_fault, require_program
+from conform.parity.drivers.process import Finished, run_program
+from conform.parity.drivers.trace import read_debug_logits, read_step
 from conform.parity.errors import RuntimeDriverError
-from conform.parity.faults import raise_fault, require_program
-from conform.parity.process import Finished, run_program
-from conform.parity.trace import read_debug_logits, read_step
 from conform.plugins.hookspecs import hookimpl
 
 __all__ = ["BitnetGo", "BitnetGoDriver", "conform_runtime_drivers"]

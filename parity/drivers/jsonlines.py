@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from conform.core.gguf_read import GGUFFile
+from conform.core.checkpoint.sidecar import file_sha256
+from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step
-from conform.core.sidecar import file_sha256
-from conform.parity.faults import raise_fault, require_program
-from conform.parity.process import run_program
+from conform.parity.drivers.faults import raise_fault, require_program
+from conform.parity.drivers.process import run_program
 from conform.plugins.hookspecs import hookimpl
 
 __all__ = ["JsonLines", "JsonLinesDriver", "conform_runtime_drivers"]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from conform.contract.finding import Finding
+from conform.core.checkpoint.sidecar import file_sha256
 from conform.core.errors import GGUFError
-from conform.core.sidecar import file_sha256
-from conform.core.verify import verify
+from conform.core.verify.verify import verify
 from conform.parity.evidence import Evidence, Source
 from conform.parity.verdict import Measurement, RungResult, judged
 

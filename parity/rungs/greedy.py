@@ -5,7 +5,7 @@ import numpy as np
 from conform.contract.finding import Finding
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
-from conform.parity.passages import Observed
+from conform.parity.questions.sequences import Observed
 from conform.parity.rungs.implementation import agreement
 from conform.parity.verdict import Measurement, RungResult, judged
 

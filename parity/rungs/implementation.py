@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from conform.contract.finding import Finding
 from conform.parity.evidence import Evidence
-from conform.parity.metrics import Closeness, closeness
+from conform.parity.reference.metrics import Closeness, closeness
 from conform.parity.verdict import Measurement, RungResult, judged
 
 __all__ = ["MAX_ABS_FLOOR", "NMSE_FLOOR", "Agreement", "agreement", "judge_implementation"]

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from conform.parity.ceilings import kl_ceiling
 from conform.parity.evidence import Evidence
-from conform.parity.metrics import likelihood
-from conform.parity.passages import Observed, PassageKind
+from conform.parity.questions.sequences import Observed, PassageKind
+from conform.parity.reference.metrics import likelihood
+from conform.parity.rungs.ceilings import kl_ceiling
 from conform.parity.verdict import Measurement, RungResult, judged
 
 __all__ = ["judge_likelihood", "quantisation_change", "runtime_change"]

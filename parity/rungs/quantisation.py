@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from conform.parity.ceilings import kl_ceiling
 from conform.parity.evidence import Evidence
-from conform.parity.metrics import Divergence, divergences, summary
-from conform.parity.passages import PassageKind
+from conform.parity.questions.sequences import PassageKind
+from conform.parity.reference.metrics import Divergence, divergences, summary
+from conform.parity.rungs.ceilings import kl_ceiling
 from conform.parity.verdict import Measurement, RungResult, judged, not_run
 
 __all__ = ["NATURAL", "divergence_over", "judge_quantisation"]

@@ -6,9 +6,9 @@ from conform.contract.finding import Finding
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
-from conform.parity.passages import Observed
+from conform.parity.questions.sequences import Observed
+from conform.parity.reference.sampler import Xorshift64Star, choose, nucleus
 from conform.parity.rungs.implementation import Agreement, agreement
-from conform.parity.sampler import Xorshift64Star, choose, nucleus
 from conform.parity.verdict import Measurement, RungResult, judged
 
 __all__ = ["judge_sampling"]

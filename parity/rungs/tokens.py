@@ -1,11 +1,11 @@
 """tokens: the runtime's ids against SentencePiece over a hostile corpus, and its text against the pieces."""
 
 from conform.contract.finding import Finding
-from conform.core.gguf_read import GGUFFile
+from conform.core.gguf.read import GGUFFile
 from conform.core.runtime import Request
 from conform.parity.evidence import Evidence
-from conform.parity.prompts import PROMPTS, PROSE
-from conform.parity.tokenizer import PromptTokenizer, pieces_as_text
+from conform.parity.questions.prompts import PROMPTS, PROSE
+from conform.parity.questions.tokenizer import PromptTokenizer, pieces_as_text
 from conform.parity.verdict import Measurement, RungResult, judged, not_run
 
 __all__ = ["judge_tokens"]

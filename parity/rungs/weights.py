@@ -8,12 +8,12 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.contract.inventory import TensorSpec, inventory
-from conform.core.gguf_types import I2_S, ggml_type
+from conform.core.export.transform import permute_qk
+from conform.core.gguf.types import I2_S, ggml_type
+from conform.core.i2_s.ternary import effective
 from conform.core.quantizer import Float32
-from conform.core.ternary import effective
-from conform.core.transform import permute_qk
-from conform.parity.ceilings import ceiling_of_type
 from conform.parity.evidence import Evidence, Source
+from conform.parity.rungs.ceilings import ceiling_of_type
 from conform.parity.verdict import Measurement, RungResult, judged, not_run
 
 __all__ = ["judge_weights"]

@@ -54,7 +54,7 @@ class F16:
         return packed_size(self.name, shape, 1, 2)
 
     def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
-        from conform.plugins.quantizers.conversion_kernels import encode_f16
+        from conform.plugins.quantizers.kernels.conversion import encode_f16
 
         def encode(some: Float32, out: Packed) -> np.uint32:
             return encode_f16(some.ravel(), out.ravel().view("<u2"))
@@ -62,7 +62,7 @@ class F16:
         return convert(self.name, values, 1, 2, encode, _F16_OVERFLOW, "which f16 can only hold as infinity; use f32")
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
-        from conform.plugins.quantizers.conversion_kernels import decode_f16
+        from conform.plugins.quantizers.kernels.conversion import decode_f16
 
         halves = checked_packed(self.name, packed, self.nbytes(shape)).view("<u2")
         values = np.empty(halves.size, np.float32)
@@ -82,7 +82,7 @@ class BF16:
         return packed_size(self.name, shape, 1, 2)
 
     def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
-        from conform.plugins.quantizers.conversion_kernels import encode_bf16
+        from conform.plugins.quantizers.kernels.conversion import encode_bf16
 
         def encode(some: Float32, out: Packed) -> np.uint32:
             return encode_bf16(some.ravel(), out.ravel().view("<u2"))
@@ -90,7 +90,7 @@ class BF16:
         return convert(self.name, values, 1, 2, encode, _BF16_OVERFLOW, "which bf16 can only hold as infinity; use f32")
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
-        from conform.plugins.quantizers.conversion_kernels import decode_bf16
+        from conform.plugins.quantizers.kernels.conversion import decode_bf16
 
         halves = checked_packed(self.name, packed, self.nbytes(shape)).view("<u2")
         values = np.empty(halves.size, np.float32)

@@ -20,8 +20,8 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 
 from conform.core.errors import QuantizeError
+from conform.core.i2_s.ternary import absmean_scale, exact_scale
 from conform.core.quantizer import Float32, Layout, Packed, Quantizer
-from conform.core.ternary import absmean_scale, exact_scale
 from conform.plugins.hookspecs import hookimpl
 from conform.plugins.quantizers.blocks import checked_packed, checked_rows, frozen, packed_size, run_rows
 
@@ -137,7 +137,7 @@ def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
 
 
 def _pack(rows: Float32, lanes: int, scale: np.float32) -> Packed:
-    from conform.plugins.quantizers.conversion_kernels import encode_i2_s
+    from conform.plugins.quantizers.kernels.conversion import encode_i2_s
 
     # rint(w / scale) is +1 exactly where w > scale / 2: a half is even, and the quotient next to it rounds away.
     threshold = scale / np.float32(2)
@@ -149,7 +149,7 @@ def _pack(rows: Float32, lanes: int, scale: np.float32) -> Packed:
 
 
 def _unpack(codes: Packed, scale: np.float32) -> Float32:
-    from conform.plugins.quantizers.conversion_kernels import decode_i2_s
+    from conform.plugins.quantizers.kernels.conversion import decode_i2_s
 
     values = np.empty((len(codes), 4, codes.shape[1]), np.float32)
     decode_i2_s(codes, scale, values)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from conform.core.quantizer import Effort, Float32, Layout, Packed, Quantizer
 from conform.plugins.hookspecs import hookimpl
 from conform.plugins.quantizers.blocks import checked_packed, checked_rows, column_weights, packed_size, run_rows
-from conform.plugins.quantizers.grids import UInt16, grid
-from conform.plugins.quantizers.importance import refuse_infinite, relative_weights
+from conform.plugins.quantizers.search.grids import UInt16, grid
+from conform.plugins.quantizers.search.importance import refuse_infinite, relative_weights
 
 __all__ = ["IQ1M", "IQ1S", "conform_quantizers"]
 
@@ -147,8 +147,8 @@ _SEARCHES: dict[Effort, tuple[Float32, bool, Float32, int, int]] = {
 
 
 def _kernel(name: str, effort: Effort) -> Callable[[Float32, Float32, Packed], None]:
-    from conform.plugins.quantizers import iq1_kernels
-    from conform.plugins.quantizers.iq1_grid import POINTS
+    from conform.plugins.quantizers.kernels import iq1 as iq1_kernels
+    from conform.plugins.quantizers.search.iq1_grid import POINTS
 
     search = iq1_kernels.iq1_s if name == "iq1_s" else iq1_kernels.iq1_m
     work = _SEARCHES[effort]

@@ -17,7 +17,7 @@ import numpy as np
 from conform.core.quantizer import Effort, Float32, Layout, Packed, Quantizer
 from conform.plugins.hookspecs import hookimpl
 from conform.plugins.quantizers.blocks import checked_packed, checked_rows, column_weights, packed_size, run_rows
-from conform.plugins.quantizers.importance import refuse_infinite, relative_weights
+from conform.plugins.quantizers.search.importance import refuse_infinite, relative_weights
 
 __all__ = ["IQ4NL", "IQ4XS", "conform_quantizers"]
 
@@ -124,7 +124,7 @@ _SEARCHES: dict[Effort, tuple[Float32, int]] = {
 
 
 def _kernel(name: str, effort: Effort) -> Callable[[Float32, Float32, Packed], None]:
-    from conform.plugins.quantizers import iq4_kernels
+    from conform.plugins.quantizers.kernels import iq4 as iq4_kernels
 
     search = iq4_kernels.iq4_nl if name == "iq4_nl" else iq4_kernels.iq4_xs
     starts, refits = _SEARCHES[effort]

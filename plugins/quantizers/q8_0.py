@@ -35,13 +35,13 @@ class Q8_0:  # noqa: N801 - the type's own name
         return packed_size(self.name, shape, _BLOCK, _BYTES)
 
     def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
-        from conform.plugins.quantizers.conversion_kernels import encode_q8_0
+        from conform.plugins.quantizers.kernels.conversion import encode_q8_0
 
         reason = "which needs a scale that q8_0 can only hold as infinity"
         return convert(self.name, values, _BLOCK, _BYTES, encode_q8_0, _OVERFLOW, reason)
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
-        from conform.plugins.quantizers.conversion_kernels import decode_q8_0
+        from conform.plugins.quantizers.kernels.conversion import decode_q8_0
 
         blocks = checked_packed(self.name, packed, self.nbytes(shape)).reshape(-1, _BYTES)
         values = np.empty((len(blocks), _BLOCK), np.float32)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from conform.core.quantizer import Effort, Float32, Packed
 from conform.plugins.quantizers.blocks import checked_rows, column_weights, run_rows
-from conform.plugins.quantizers.grids import GRIDS, LANES, UInt16, grid, neighbours
-from conform.plugins.quantizers.importance import refuse_infinite, relative_weights
-from conform.plugins.quantizers.iq_plan import search_plan
+from conform.plugins.quantizers.search.grids import GRIDS, LANES, UInt16, grid, neighbours
+from conform.plugins.quantizers.search.importance import refuse_infinite, relative_weights
+from conform.plugins.quantizers.search.settings import search_plan
 
 __all__ = [
     "BLOCK",
@@ -146,7 +146,7 @@ def _zeros(form: Format, blocks: int) -> Fields:
 
 
 def _search(form: Format, effort: Effort, rows: Float32, weights: Float32) -> Fields:
-    from conform.plugins.quantizers import iq_search
+    from conform.plugins.quantizers.kernels import iq_search
 
     shape, plan = GRIDS[form.grid], search_plan(form.grid, effort)
     near = neighbours(form.grid, max(plan.first, plan.last))

@@ -44,12 +44,12 @@ class TQ1_0:  # noqa: N801 - the type's own name
         return packed_size(self.name, shape, _BLOCK, _TQ1_BYTES)
 
     def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
-        from conform.plugins.quantizers.conversion_kernels import encode_tq1
+        from conform.plugins.quantizers.kernels.conversion import encode_tq1
 
         return convert(self.name, values, _BLOCK, _TQ1_BYTES, encode_tq1, _OVERFLOW, _REASON)
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
-        from conform.plugins.quantizers.conversion_kernels import decode_tq1
+        from conform.plugins.quantizers.kernels.conversion import decode_tq1
 
         blocks = checked_packed(self.name, packed, self.nbytes(shape)).reshape(-1, _TQ1_BYTES)
         values = np.empty((len(blocks), _BLOCK), np.float32)
@@ -69,12 +69,12 @@ class TQ2_0:  # noqa: N801 - the type's own name
         return packed_size(self.name, shape, _BLOCK, _TQ2_BYTES)
 
     def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
-        from conform.plugins.quantizers.conversion_kernels import encode_tq2
+        from conform.plugins.quantizers.kernels.conversion import encode_tq2
 
         return convert(self.name, values, _BLOCK, _TQ2_BYTES, encode_tq2, _OVERFLOW, _REASON)
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
-        from conform.plugins.quantizers.conversion_kernels import decode_tq2
+        from conform.plugins.quantizers.kernels.conversion import decode_tq2
 
         blocks = checked_packed(self.name, packed, self.nbytes(shape)).reshape(-1, _TQ2_BYTES)
         values = np.empty((len(blocks), _BLOCK), np.float32)

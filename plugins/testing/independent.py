@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conform.core.gguf_types import GGML_TYPES, I2_S
+from conform.core.gguf.types import GGML_TYPES, I2_S
 from conform.core.quantizer import Float32, Packed
 from conform.plugins.testing.check import Check, NotApplicable, require
 from conform.plugins.testing.subject import Subject

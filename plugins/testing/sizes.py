@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from conform.core.errors import QuantizeError
-from conform.core.gguf_types import GGML_TYPES
+from conform.core.gguf.types import GGML_TYPES
 from conform.core.quantizer import Layout, Quantizer
 from conform.plugins.testing.check import Check, CheckFailed, require
 from conform.plugins.testing.subject import Subject

@@ -8,7 +8,7 @@ import pytest
 
 from conform.contract.load import load_contract
 from conform.trainer.config import TrainConfig
-from conform.trainer.plan import memory_plan
+from conform.trainer.planning.memory import memory_plan
 
 MEDIUM = dataclasses.replace(load_contract("medium").model, layers=3)
 

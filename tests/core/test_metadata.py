@@ -1,7 +1,7 @@
 import pytest
 
 from conform.core.errors import PluginError
-from conform.core.gguf_types import ValueType
+from conform.core.gguf.types import ValueType
 from conform.core.metadata import KeyValue, boolean, f32, gather_metadata, string, u32
 
 

@@ -14,22 +14,22 @@ from safetensors.numpy import save_file
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
 from conform.contract.spec import Contract, ModelSpec
-from conform.core.checkpoint import open_checkpoint
-from conform.core.export import run_export
-from conform.core.plan import plan_export
+from conform.core.checkpoint.checkpoint import open_checkpoint
+from conform.core.checkpoint.sidecar import Sidecar, file_sha256, write_sidecar
+from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.export.plan import plan_export
+from conform.core.export.run import run_export
 from conform.core.runtime import Limits
-from conform.core.sidecar import Sidecar, file_sha256, write_sidecar
-from conform.core.verify import open_gguf
-from conform.core.vocabulary import read_vocabulary
+from conform.core.verify.verify import open_gguf
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
 from conform.parity.evidence import Source, Subject
-from conform.parity.faulty_runtimes import edited_sources
+from conform.parity.goref.toolchain import build_goref
 from conform.parity.ladder import judge
-from conform.parity.passages import Scope
 from conform.parity.progress import silent
-from conform.parity.prompts import HOSTILE_TEXTS, PROSE
-from conform.parity.tokenizer import open_tokenizer
-from conform.parity.toolchain import build_goref
+from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
+from conform.parity.questions.sequences import Scope
+from conform.parity.questions.tokenizer import open_tokenizer
+from conform.parity.selftest.faulty_runtimes import edited_sources
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from conform.parity.ceilings import CEILINGS
-from conform.parity.commands import parity
-from conform.parity.faulty_runtimes import FAULTY_RUNTIMES
-from conform.parity.mutants import FILE_MUTANTS
+from conform.parity.cli.parity import parity
+from conform.parity.rungs.ceilings import CEILINGS
+from conform.parity.selftest.faulty_runtimes import FAULTY_RUNTIMES
+from conform.parity.selftest.mutants import FILE_MUTANTS
 from conform.parity.verdict import RUNGS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "parity.md").read_text()

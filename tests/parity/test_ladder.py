@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from conform.core.checkpoint import open_checkpoint
+from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
-from conform.core.verify import open_gguf
+from conform.core.verify.verify import open_gguf
 from conform.parity.evidence import Source, Subject
 from conform.parity.ladder import judge
-from conform.parity.passages import Scope
 from conform.parity.progress import silent
-from conform.parity.tokenizer import open_tokenizer
+from conform.parity.questions.sequences import Scope
+from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.verdict import RUNGS
 
 

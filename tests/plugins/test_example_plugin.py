@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
-from conform.core.gguf_read import read_gguf
+from conform.core.gguf.read import read_gguf
 
 from .conftest import run_conform
 

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from conform.core.errors import PluginError
-from conform.plugins.commands import plugins
+from conform.plugins.cli.plugins import plugins
 from conform.plugins.project import new_project, project_files
 
 from .conftest import pip_install, run_conform

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from conform.trainer.data_build import build_data
-from conform.trainer.tokenizer import train_tokenizer
+from conform.trainer.data.build import build_data
+from conform.trainer.tokenizer.recipe import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conform.core.runtime import Limits, Request, RuntimeFault, Sampling
-from conform.core.verify import open_gguf
+from conform.core.verify.verify import open_gguf
 from conform.parity.drivers.jsonlines import JsonLinesDriver
 
 LIMITS = Limits(seconds=20.0, memory=1 << 30, output=1 << 20)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conform.parity.toolchain import build_goref
+from conform.parity.goref.toolchain import build_goref
 
 F32, F16, Q8_0, BF16, I2_S = 0, 1, 8, 30, 36
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conform.parity.toolchain import GOREF_SOURCES, find_go, go_environment
+from conform.parity.goref.toolchain import GOREF_SOURCES, find_go, go_environment
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,7 +40,5 @@ def test_the_committed_tables_are_what_the_generator_writes():
 
 def test_every_source_file_is_package_data():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    shipped = {path for pattern in patterns["conform.parity"] for path in (ROOT / "parity").glob(pattern)}
-    assert {
-        path for path in GOREF_SOURCES.rglob("*") if path.is_file() and path.suffix in {".go", ".mod", ".py"}
-    } <= shipped
+    shipped = {path for pattern in patterns["conform.parity.goref"] for path in GOREF_SOURCES.glob(pattern)}
+    assert {path for path in GOREF_SOURCES.rglob("*") if path.is_file() and path.suffix in {".go", ".mod"}} <= shipped

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conform.parity import toolchain
 from conform.parity.errors import RuntimeDriverError
-from conform.parity.toolchain import build_goref, cache_folder, find_go, go_environment
+from conform.parity.goref import toolchain
+from conform.parity.goref.toolchain import build_goref, cache_folder, find_go, go_environment
 
 TOOLS = ("bitnet", "ggufhash", "i2sscan", "tokenize")
 

@@ -75,7 +75,7 @@ def test_the_bytes_do_not_depend_on_threads_or_rows(quantizer, monkeypatch):
 
 def test_arrays_that_may_not_be_written_need_no_other_kernel():
     """Mapped files are read-only; a kernel for them and one for the rest would be compiled twice as long."""
-    from conform.plugins.quantizers import conversion_kernels
+    from conform.plugins.quantizers.kernels import conversion as conversion_kernels
 
     for quantizer in TYPES:
         values = _data()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conform.core.errors import QuantizeError
-from conform.core.ternary import effective, ternarise
+from conform.core.i2_s.ternary import effective, ternarise
 from conform.plugins.quantizers.i2_s import I2S, I2SArm, I2SRows, optimal_scale
 
 from .strategies import examples, matrices, singles, ternary_matrices

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from conform.plugins.quantizers.grids import grid
 from conform.plugins.quantizers.iq1 import IQ1M, IQ1S
+from conform.plugins.quantizers.search.grids import grid
 
 GRID = grid("iq1").astype(np.float32)
 TWO = b"\x00\x40"  # float16 2.0
@@ -49,7 +49,7 @@ def test_values_that_can_be_held_are_found(quantizer):
 
 def _nearest(x, w, scale, delta):
     """(loss, signs and magnitudes) of the search, for groups x, w (8, 64) at one scale."""
-    from conform.plugins.quantizers.iq1_nearest import nearest
+    from conform.plugins.quantizers.kernels.iq1_nearest import nearest
 
     loss, choice = np.empty(64, np.float32), np.empty(64, np.int32)
     nearest(x, w, 0, np.full(64, 1 / scale, np.float32), np.float32(delta), loss, choice)
@@ -73,7 +73,7 @@ def test_the_search_nearly_finds_the_nearest_grid_points(spread, margin, delta):
 
 
 def test_the_loss_is_that_of_the_point_chosen():
-    from conform.plugins.quantizers.iq1_grid import POINTS
+    from conform.plugins.quantizers.search.iq1_grid import POINTS
 
     rng = np.random.default_rng(6)
     x, w = rng.standard_normal((2, 8, 64)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_every_group_has_a_point_whatever_its_values():
     x[:, 1] = 1e30
     x[0, 2] = -1e30
     w = np.ones((8, 64), np.float32)
-    from conform.plugins.quantizers.iq1_grid import POINTS
+    from conform.plugins.quantizers.search.iq1_grid import POINTS
 
     for scale in (1e-3, 1.0, 1e3):
         _, choice = _nearest(x, w, scale, -0.125)

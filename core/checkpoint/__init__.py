@@ -1,0 +1,1 @@
+"""Checkpoints: safetensors, the sidecar and the tokenizer beside them."""

@@ -1,0 +1,98 @@
+"""Journal: which tensors of an unfinished file are done, so that the same export can take it up again.
+
+    .NAME.gguf.journal    first line: fingerprint of the plan; then one JSON line for each tensor that was written
+
+A tensor counts as done only when the bytes in the partial file still have the sha256 that its line states.
+"""
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from conform.core.errors import ExportError
+from conform.core.export.cost import Cost
+from conform.core.export.plan import ExportPlan
+
+__all__ = ["Journal", "JournalEntry", "fingerprint"]
+
+_LARGEST = 64 << 20
+
+JournalEntry = tuple[str, Cost]
+"""sha256 of a tensor's bytes, and its cost."""
+
+
+def fingerprint(plan: ExportPlan, header: bytes) -> str:
+    """A digest of all that decides the bytes of the file: header, quantizers with their settings, importance."""
+    digest = hashlib.sha256(header)
+    for tensor in plan.tensors:
+        # The repr of a quantizer that is no dataclass holds its address; then nothing is ever taken up again.
+        digest.update(f"{tensor.quantizer!r} {tensor.owner} {tensor.transform}\n".encode())
+        if tensor.importance is not None:
+            digest.update(hashlib.sha256(tensor.importance.tobytes()).digest())
+    return digest.hexdigest()
+
+
+class Journal:
+    """The lines of one file's journal; kept only when the export is interrupted, never when it ends or fails."""
+
+    def __init__(self, target: Path, plan_fingerprint: str, *, resume: bool) -> None:
+        self._path = target.with_name(f".{target.name}.journal")
+        self._fingerprint = plan_fingerprint
+        self._lock = threading.Lock()
+        self.done: Mapping[str, JournalEntry] = self._read() if resume else {}
+
+    def __enter__(self) -> "Journal":
+        self._write("w", self._fingerprint)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self._path.unlink(missing_ok=True)
+
+    def add(self, name: str, sha256: str, cost: Cost) -> None:
+        """Note that a tensor's bytes were written; may be called by several threads."""
+        fields = (cost.values, cost.errors, cost.weighted_values, cost.weighted_errors)
+        line = json.dumps([name, sha256, *(field.hex() for field in fields)])
+        with self._lock:
+            self._write("a", line)
+
+    def _write(self, mode: Literal["w", "a"], line: str) -> None:
+        try:
+            with open(self._path, mode, encoding="utf-8", opener=_no_link) as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise ExportError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+    def _read(self) -> dict[str, JournalEntry]:
+        try:
+            if self._path.stat().st_size > _LARGEST:
+                return {}
+            lines = self._path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError):
+            return {}
+        if lines[0] != self._fingerprint:
+            return {}
+        # The last line has no end when the export was killed while it was being written.
+        return dict(entry for line in lines[1:-1] if (entry := _entry(line)) is not None)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _entry(line: str) -> tuple[str, JournalEntry] | None:
+    try:
+        name, sha256, *fields = json.loads(line)
+        cost = Cost(*(float.fromhex(field) for field in fields))
+    except (ValueError, TypeError):
+        return None
+    sound = isinstance(name, str) and isinstance(sha256, str) and math.isfinite(cost.errors)
+    return (name, (sha256, cost)) if sound else None

@@ -1,0 +1,73 @@
+"""Measure: what each quantizer would cost each tensor that a storage policy leaves open."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from conform.core.errors import PlanError
+from conform.core.export.cost import measure_cost
+from conform.core.export.mix import Option, choose_mix
+from conform.core.export.plan import ExportPlan
+from conform.core.export.run import source_values
+from conform.core.gguf.write import align
+from conform.core.guard import dequantize_checked, quantize_checked
+
+__all__ = ["measure_options", "mix_under"]
+
+
+def measure_options(
+    plans: Sequence[ExportPlan], open_tensors: Sequence[str], progress: Callable[[str], None] | None = None
+) -> Mapping[str, Sequence[Option]]:
+    """GGUF name → one option of each plan, in the order of the plans; the plans differ in nothing but the quantizer.
+
+    One tensor is in memory at a time; its values are read once.
+    Raises CheckpointError, QuantizeError or PluginError.
+    """
+    wanted = set(open_tensors)
+    measured: dict[str, list[Option]] = {}
+    for tensors in zip(*(plan.tensors for plan in plans), strict=True):
+        name = tensors[0].spec.gguf_name
+        if name not in wanted:
+            continue
+        plans[0].checkpoint.check_finite(tensors[0].spec.name)
+        values = source_values(plans[0].checkpoint, tensors[0])
+        for tensor in tensors:
+            quantizer, owner, weights = (tensor.quantizer, tensor.owner, tensor.importance)
+            packed = quantize_checked(quantizer, owner, name, values, weights, tensor.nbytes)
+            decoded = dequantize_checked(quantizer, owner, name, packed, tensor.spec.shape)
+            error = measure_cost(values, decoded, weights).weighted_errors
+            measured.setdefault(name, []).append(Option(quantizer.name, align(tensor.nbytes), error))
+        if progress is not None:
+            progress(name)
+    return measured
+
+
+def mix_under(
+    plans: Sequence[ExportPlan], bits_per_weight: float, progress: Callable[[str], None] | None = None
+) -> Mapping[str, str]:
+    """GGUF name → quantizer of the mix of the plans that costs least and takes at most so many bits for each weight.
+
+    The bits are those of the whole file's tensor data, as a plan shows them.
+    Raises PlanError when no mix is that small.
+    """
+    open_tensors = _open_tensors(plans)
+    first = plans[0]
+    fixed = sum(align(tensor.nbytes) for tensor in first.tensors if tensor.spec.gguf_name not in open_tensors)
+    smallest = fixed + sum(
+        min(align(plan.tensors[index].nbytes) for plan in plans)
+        for index, tensor in enumerate(first.tensors)
+        if tensor.spec.gguf_name in open_tensors
+    )
+    allowed = int(bits_per_weight * first.weights / 8)
+    if smallest > allowed:
+        raise PlanError(
+            f"--target-bpw {bits_per_weight:g}: the smallest mix takes {8 * smallest / first.weights:.4f} bits per "
+            f"weight, {8 * fixed / first.weights:.4f} of them for tensors that --quant does not decide; "
+            "add a smaller quantizer, or store those otherwise with --type"
+        )
+    chosen = choose_mix(measure_options(plans, open_tensors, progress), allowed - fixed)
+    return {name: option.quantizer for name, option in chosen.items()}
+
+
+def _open_tensors(plans: Sequence[ExportPlan]) -> tuple[str, ...]:
+    """The tensors that --quant decides: those which the plans store differently."""
+    together = zip(*(plan.tensors for plan in plans), strict=True)
+    return tuple(each[0].spec.gguf_name for each in together if len({tensor.quantizer.name for tensor in each}) > 1)

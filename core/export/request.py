@@ -1,0 +1,113 @@
+"""Export request: what a user asks of an export, and the plans that follow from it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conform.contract.finding import Finding
+from conform.contract.inventory import inventory
+from conform.contract.spec import Contract
+from conform.core.catalog import Catalog
+from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
+from conform.core.checkpoint.vocabulary import Vocabulary, read_vocabulary
+from conform.core.errors import CheckpointError, PlanError
+from conform.core.export.measure import mix_under
+from conform.core.export.plan import ExportPlan, check_export, plan_export
+from conform.core.export.policy import TypeOverride
+from conform.core.export.target import export_targets
+from conform.core.export.tuning import Tuning
+from conform.core.gguf.imatrix import check_imatrix, read_imatrix
+from conform.core.quantizer import Float32
+
+__all__ = ["ExportRequest", "ExportSource", "open_source", "plan_request"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """Everything but the checkpoint; None leaves the choice to the checkpoint, or does without.
+
+    `quants` are names of quantizers; with `target_bpw` they are mixed into one file.
+    """
+
+    quants: tuple[str, ...]
+    output: str | None = None
+    contract: str | None = None
+    tokenizer: Path | None = None
+    overrides: tuple[TypeOverride, ...] = ()
+    imatrix: Path | None = None
+    target_bpw: float | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSource:
+    """What is exported, and everything in which it is not what its contract says.
+
+    `importance` maps GGUF names to weights, None without a matrix.
+    """
+
+    checkpoint: Checkpoint
+    contract: Contract
+    vocabulary: Vocabulary
+    importance: Mapping[str, Float32] | None
+    findings: tuple[Finding, ...]
+
+
+def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
+    """The checkpoint with its contract, tokenizer and importance matrix, all checked; no weight is read.
+
+    Raises CheckpointError, ContractError, GGUFError or PlanError for what cannot be used at all.
+    """
+    opened = open_checkpoint(checkpoint)
+    contract = contract_of(opened, request.contract)
+    if contract.model.tied_embeddings:
+        opened = opened.without_tied_copy()
+    tokenizer = request.tokenizer or opened.tokenizer_path
+    if tokenizer is None:
+        raise CheckpointError(f"{opened.folder}: no tokenizer.model beside the weights; name one with --tokenizer")
+    vocabulary = read_vocabulary(tokenizer)
+    findings = check_export(opened, contract, vocabulary)
+    importance, warnings = _importance(contract, request.imatrix)
+    return ExportSource(opened, contract, vocabulary, importance, (*findings, *warnings))
+
+
+def plan_request(
+    request: ExportRequest, source: ExportSource, catalog: Catalog, progress: Callable[[str], None] | None = None
+) -> list[ExportPlan]:
+    """One plan for each quantizer, or one for the mix; only a mix reads weights, and tells `progress` of each tensor.
+
+    Raises PlanError, PluginError, and for a mix whatever reading and quantizing raise.
+    """
+
+    def plan(quant: str | Mapping[str, str], target: Path) -> ExportPlan:
+        return plan_export(
+            source.checkpoint,
+            source.contract,
+            source.vocabulary,
+            catalog,
+            quant,
+            target,
+            overrides=request.overrides,
+            importance=source.importance,
+            tuning=request.tuning,
+        )
+
+    labels: Sequence[str] = request.quants if request.target_bpw is None else [f"{request.target_bpw:.2f}bpw"]
+    targets = export_targets(labels, source.contract.name, source.checkpoint.folder, request.output)
+    if request.target_bpw is None:
+        return [plan(name, target) for name, target in targets.items()]
+    (target,) = targets.values()
+    mix = mix_under([plan(name, target) for name in request.quants], request.target_bpw, progress)
+    return [plan(mix, target)]
+
+
+def _importance(contract: Contract, path: Path | None) -> tuple[Mapping[str, Float32] | None, list[Finding]]:
+    if path is None:
+        return None, []
+    matrix = read_imatrix(path)
+    findings = check_imatrix(matrix, inventory(contract.model))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f", and {len(errors) - 1} more such entries" if len(errors) > 1 else ""
+        raise PlanError(f"{path}: {errors[0]}{more}")
+    return matrix.weights(), findings

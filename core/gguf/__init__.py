@@ -1,0 +1,1 @@
+"""GGUF: types, an independent reader, a writer, importance matrices."""

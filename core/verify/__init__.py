@@ -1,0 +1,1 @@
+"""Verify: a GGUF file against its contract."""

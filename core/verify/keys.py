@@ -1,0 +1,160 @@
+"""Verify keys: the metadata of a GGUF file against a contract; it shares nothing with the writer of those keys."""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from conform.contract.finding import Finding
+from conform.contract.spec import Contract
+from conform.core.checkpoint.vocabulary import PIECE_TYPES
+from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
+from conform.core.gguf.types import I2_S, ValueType, ggml_type
+from conform.core.i2_s.layout import LAYOUTS
+
+__all__ = ["check_keys"]
+
+_STRING = KeyType(ValueType.STRING)
+_U32 = KeyType(ValueType.UINT32)
+_F32 = KeyType(ValueType.FLOAT32)
+_BOOL = KeyType(ValueType.BOOL)
+_STRINGS = KeyType(ValueType.ARRAY, ValueType.STRING)
+_F32S = KeyType(ValueType.ARRAY, ValueType.FLOAT32)
+_I32S = KeyType(ValueType.ARRAY, ValueType.INT32)
+
+# Keys that other tools write and that change nothing in what a runtime computes for these architectures.
+_HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template", "tokenizer.ggml.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """One key: its type, and its value unless that is not fixed by the contract."""
+
+    kind: KeyType
+    value: str | int | float | bool | None = None
+
+
+def check_keys(file: GGUFFile, contract: Contract) -> list[Finding]:
+    """Every key that is missing, unknown to the architecture, of another type or of another value."""
+    expected = _expected(contract)
+    findings = [finding for key, what in expected.items() for finding in _check_key(file, key, what)]
+    findings += _unknown(file, expected, contract.model.architecture)
+    findings += _check_tokenizer(file, contract)
+    findings += _check_file_type(file)
+    findings += _check_i2_s_layout(file)
+    return findings
+
+
+def _expected(contract: Contract) -> Mapping[str, _Expected]:
+    model, tokenizer = (contract.model, contract.tokenizer)
+    arch = model.architecture
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unknown": tokenizer.unk_id, "padding": tokenizer.pad_id}
+    return {
+        "general.architecture": _Expected(_STRING, arch),
+        "general.quantization_version": _Expected(_U32, 2),
+        f"{arch}.block_count": _Expected(_U32, model.layers),
+        f"{arch}.context_length": _Expected(_U32, model.context),
+        f"{arch}.embedding_length": _Expected(_U32, model.hidden),
+        f"{arch}.feed_forward_length": _Expected(_U32, model.ffn),
+        f"{arch}.vocab_size": _Expected(_U32, model.vocab),
+        f"{arch}.attention.head_count": _Expected(_U32, model.heads),
+        f"{arch}.attention.head_count_kv": _Expected(_U32, model.kv_heads),
+        f"{arch}.attention.key_length": _Expected(_U32, model.head_dim),
+        f"{arch}.attention.value_length": _Expected(_U32, model.head_dim),
+        f"{arch}.attention.layer_norm_rms_epsilon": _Expected(_F32, _single(model.norm_eps)),
+        f"{arch}.rope.dimension_count": _Expected(_U32, model.rope_dim),
+        f"{arch}.rope.freq_base": _Expected(_F32, _single(model.rope_base)),
+        "tokenizer.ggml.model": _Expected(_STRING, "llama"),
+        "tokenizer.ggml.tokens": _Expected(_STRINGS),
+        "tokenizer.ggml.scores": _Expected(_F32S),
+        "tokenizer.ggml.token_type": _Expected(_I32S),
+        "tokenizer.ggml.add_bos_token": _Expected(_BOOL, tokenizer.add_bos),
+        "tokenizer.ggml.add_space_prefix": _Expected(_BOOL, tokenizer.add_dummy_prefix),
+        **{f"tokenizer.ggml.{role}_token_id": _Expected(_U32, number) for role, number in ids.items() if number >= 0},
+    }
+
+
+def _check_key(file: GGUFFile, key: str, expected: _Expected) -> Iterator[Finding]:
+    if key not in file.metadata:
+        wanted = str(expected.kind) if expected.value is None else f"{expected.kind} {expected.value!r}"
+        yield Finding("error", key, wanted, "no such key", "a runtime would replace it by a default in silence")
+        return
+    found, kind = (file.metadata[key], file.key_types[key])
+    if kind != expected.kind:
+        yield Finding("error", key, str(expected.kind), str(kind))
+    elif expected.value is not None and found != expected.value:
+        yield Finding("error", key, repr(expected.value), _short(found))
+
+
+def _unknown(file: GGUFFile, expected: Mapping[str, _Expected], architecture: str) -> Iterator[Finding]:
+    for key in file.metadata:
+        if key in expected or key.startswith(_HARMLESS):
+            continue
+        # Something like rope.scaling.factor changes what a runtime computes.
+        severe = key.startswith(f"{architecture}.")
+        hint = "the contract says nothing of it, and a runtime may obey it" if severe else ""
+        yield Finding("error" if severe else "warning", key, "no such key", _short(file.metadata[key]), hint)
+
+
+def _check_tokenizer(file: GGUFFile, contract: Contract) -> Iterator[Finding]:
+    vocab = contract.model.vocab
+    for part in ("tokens", "scores", "token_type"):
+        values = file.metadata.get(f"tokenizer.ggml.{part}")
+        if isinstance(values, list) and len(values) != vocab:
+            yield Finding("error", f"tokenizer.ggml.{part}", f"{vocab} items", f"{len(values)} items")
+    yield from _check_tokens(_items(file, "tokens"))
+    for number, score in enumerate(_items(file, "scores")):
+        if isinstance(score, float) and not math.isfinite(score):
+            yield Finding("error", f"tokenizer.ggml.scores[{number}]", "a finite number", str(score))
+    for number, kind in enumerate(_items(file, "token_type")):
+        if kind not in PIECE_TYPES:
+            yield Finding("error", f"tokenizer.ggml.token_type[{number}]", "a type from 1 to 6", str(kind))
+    for key in (key for key in file.metadata if key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
+        special = file.metadata[key]
+        if not isinstance(special, int) or not 0 <= special < vocab:
+            yield Finding("error", key, f"an id below {vocab}", _short(special))
+
+
+def _items(file: GGUFFile, part: str) -> list[object]:
+    values = file.metadata.get(f"tokenizer.ggml.{part}")
+    return list(values) if isinstance(values, list) else []
+
+
+def _check_tokens(tokens: list[object]) -> Iterator[Finding]:
+    first: dict[object, int] = {}
+    for number, token in enumerate(tokens):
+        where = f"tokenizer.ggml.tokens[{number}]"
+        if token == "":
+            yield Finding("error", where, "a text", "an empty string")
+        elif token in first:
+            yield Finding("error", where, "a text of its own", f"that of token {first[token]}: {token!r}")
+        first.setdefault(token, number)
+
+
+def _check_file_type(file: GGUFFile) -> Iterator[Finding]:
+    stated = file.metadata.get("general.file_type")
+    if stated is None:
+        return
+    linear = {t.ggml_type for t in file.tensors.values() if len(t.shape) == 2 and t.name.startswith("blk.")}
+    kinds = [ggml_type(number) for number in sorted(linear)]
+    if not any(kind is not None and kind.ftype == stated for kind in kinds):
+        names = ", ".join(kind.name if kind else "unknown" for kind in kinds) or "nothing"
+        yield Finding("warning", "general.file_type", f"the file type of {names}", _short(stated))
+
+
+def _check_i2_s_layout(file: GGUFFile) -> Iterator[Finding]:
+    stated = file.metadata.get("conform.i2_s.layout")
+    has_i2_s = any(tensor.ggml_type == I2_S for tensor in file.tensors.values())
+    if stated is not None and (stated not in LAYOUTS or not has_i2_s):
+        expected = f"one of {', '.join(LAYOUTS)}" if has_i2_s else "no such key without i2_s tensors"
+        yield Finding("error", "conform.i2_s.layout", expected, _short(stated))
+
+
+def _single(value: float) -> float:
+    single: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return single
+
+
+def _short(value: GGUFValue) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""goref: a small Go reference runtime, and the toolchain that builds it."""

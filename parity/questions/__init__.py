@@ -1,0 +1,1 @@
+"""The questions: what a runtime is asked, and the ids that prompts must become."""

@@ -1,0 +1,1 @@
+"""The reference: what PyTorch computes, and how far apart two answers lie."""

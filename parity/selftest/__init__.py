@@ -1,0 +1,1 @@
+"""The self-test: planted faults, each of which a verdict must catch."""

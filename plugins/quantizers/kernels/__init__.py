@@ -1,0 +1,1 @@
+"""What numba compiles. Import lazily: every module here imports numba."""

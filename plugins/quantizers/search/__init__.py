@@ -1,0 +1,1 @@
+"""What a search is given: grids, weights and how hard to work."""

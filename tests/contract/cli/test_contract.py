@@ -1,0 +1,62 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from conform.contract.cli.contract import contract
+
+
+def run(*arguments):
+    return CliRunner().invoke(contract, arguments, standalone_mode=False, catch_exceptions=False)
+
+
+def test_list_as_json_is_for_machines():
+    listed = json.loads(run("list", "--json").output)
+    assert {"name": "nano", "parameters": 7997952}.items() <= next(c for c in listed if c["name"] == "nano").items()
+
+
+def test_show_prints_a_spec_that_loads(tmp_path):
+    shown = run("show", "base-1.5b").output
+    (tmp_path / "copy.toml").write_text(shown)
+    assert run("diff", "base-1.5b", str(tmp_path / "copy.toml")).return_value == 0
+
+
+def test_diff_names_what_differs():
+    result = run("diff", "nano", "nano+bitnet")
+    assert result.return_value == 1
+    assert "model.sub_norms" in result.output
+
+
+@pytest.mark.parametrize("low_high", ["5:", "a:b", "1:2:3", ""])
+def test_a_malformed_range_is_a_usage_error(low_high):
+    from click import BadParameter
+
+    options = ["--params", "1e9", "--hidden", "2048", "--heads", "16", "--kv-heads", "4", "--ffn-mult", "4"]
+    with pytest.raises(BadParameter, match="LOW:HIGH"):
+        run("solve", *options, "--layers", low_high)
+
+
+def test_solve_lists_parameters_and_obstacles():
+    options = ["--params", "1.5e9", "--hidden", "2048:2560", "--heads", "16:20", "--kv-heads", "4:8"]
+    result = run("solve", *options, "--layers", "24:28", "--ffn-mult", "4", "--limit", "1", "--json")
+    (nearest,) = json.loads(result.output)
+    assert nearest["parameters"] == 1525254144
+    assert nearest["obstacles"][0]["blocking"] is False
+
+
+def test_infer_writes_a_spec_that_loads(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "llama",
+                "hidden_size": 256,
+                "intermediate_size": 512,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 8,
+                "vocab_size": 512,
+                "max_position_embeddings": 128,
+            }
+        )
+    )
+    run("infer", str(tmp_path), "-o", str(tmp_path / "mine.toml"))
+    assert "layers = 2" in run("show", str(tmp_path / "mine.toml")).output

@@ -1,0 +1,250 @@
+import json
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from conform.contract.check import TensorSeen
+from conform.core.checkpoint.checkpoint import contract_of, newest_checkpoint, open_checkpoint
+from conform.core.errors import CheckpointError
+
+NORM = "model.norm.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def shard(folder, split=3):
+    """Cut a one-file checkpoint into two shards with an index."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"a.safetensors": names[:split], "b.safetensors": names[split:]}
+    for file, part in parts.items():
+        save_file({name: weights[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return weights, weight_map
+
+
+def bf16_file(path, bits):
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [len(bits)], "data_offsets": [0, 2 * len(bits)]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.array(bits, "<u2").tobytes())
+    return path
+
+
+def test_a_folder_and_its_file_are_the_same_checkpoint(checkpoint):
+    folder, file = open_checkpoint(checkpoint), open_checkpoint(checkpoint / "model.safetensors")
+    assert folder.tensors == file.tensors
+    assert folder.sidecar == file.sidecar is not None
+    assert folder.digest == file.digest
+    assert folder.tensors[NORM] == TensorSeen((256,), "F32")
+    assert folder.tokenizer_path == checkpoint / "tokenizer.model"
+
+
+def test_values_are_those_that_safetensors_reads(checkpoint):
+    opened = open_checkpoint(checkpoint)
+    for name, values in load_file(checkpoint / "model.safetensors").items():
+        assert np.array_equal(opened.read(name), values)
+
+
+def test_half_precision_is_widened_exactly(tmp_path):
+    halves = np.array([1.5, -6e-8, 65504], np.float16)
+    save_file({"w": halves}, tmp_path / "half.safetensors")
+    assert np.array_equal(open_checkpoint(tmp_path / "half.safetensors").read("w"), halves.astype(np.float32))
+    brain = open_checkpoint(bf16_file(tmp_path / "brain.safetensors", [0x3FC0, 0x8001, 0x7F7F]))
+    assert brain.read("w").view(np.uint32).tolist() == [0x3FC00000, 0x80010000, 0x7F7F0000]
+
+
+def test_shards_are_one_checkpoint(checkpoint):
+    before = open_checkpoint(checkpoint).tensors
+    (checkpoint / "conform.json").unlink()
+    weights, _ = shard(checkpoint)
+    opened = open_checkpoint(checkpoint)
+    assert opened.tensors == before
+    assert len(opened.files) == 2
+    assert np.array_equal(opened.read(NORM), weights[NORM])
+
+
+def test_the_digest_is_what_sha256sum_prints(checkpoint):
+    command = "sha256sum *.safetensors | sha256sum"
+    printed = subprocess.run(command, shell=True, cwd=checkpoint, capture_output=True, text=True, check=True).stdout
+    assert open_checkpoint(checkpoint).digest == printed.split()[0]
+
+
+def test_symbolic_links_are_followed(checkpoint, tmp_path):
+    link = tmp_path / "link"
+    link.mkdir()
+    for path in checkpoint.iterdir():
+        (link / path.name).symlink_to(path)
+    assert open_checkpoint(link).digest == open_checkpoint(checkpoint).digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"ghost": "a.safetensors"}, "ghost should be in a.safetensors but is not"),
+        (lambda m: {k: v for k, v in m.items() if k != NORM}, "holds model.norm.weight, which the index does not"),
+        (lambda m: m | {NORM: "../b.safetensors"}, "no file in the same folder"),
+        (lambda m: m | {NORM: "c.safetensors"}, "c.safetensors: cannot be read|b.safetensors holds model.norm.weight"),
+        (lambda m: m | {NORM: 5}, "not a table"),
+        (lambda m: [m], "not a table"),
+        (lambda m: dict.fromkeys(map(str, range(10_001))) | {str(n): f"{n}.x" for n in range(10_001)}, "10001 shards"),
+    ],
+)
+def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
+    (checkpoint / "conform.json").unlink()
+    _, weight_map = shard(checkpoint)
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(weight_map)}))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(checkpoint)
+
+
+def test_an_index_that_is_no_object_is_refused(checkpoint):
+    for content in ("[]", "5", "{", '"x"'):
+        (checkpoint / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"index\.json"):
+            open_checkpoint(checkpoint)
+
+
+def test_a_changed_file_is_named(checkpoint):
+    path = checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: sha256 is .* the file has changed"):
+        _ = open_checkpoint(checkpoint).digest
+
+
+def test_a_file_of_the_sidecar_that_is_missing_is_named(checkpoint):
+    (checkpoint / "tokenizer.model").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: missing"):
+        open_checkpoint(checkpoint).hash_files()
+
+
+def test_a_file_beside_a_sidecar_that_does_not_list_it_is_another_model(checkpoint):
+    other = checkpoint / "other.safetensors"
+    other.write_bytes((checkpoint / "model.safetensors").read_bytes())
+    assert open_checkpoint(other).sidecar is None
+
+
+def test_a_file_that_shrinks_is_an_error_and_no_crash(checkpoint):
+    opened = open_checkpoint(checkpoint)
+    os.truncate(checkpoint / "model.safetensors", 5000)
+    for use in (opened.read, opened.check_finite):
+        with pytest.raises(CheckpointError, match="was truncated"):
+            use(EMBEDDING)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_path_without_weights_is_an_error(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=name):
+        open_checkpoint(tmp_path / name)
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_checkpoint(tmp_path / "pipe.safetensors")
+
+
+def test_an_unknown_tensor_and_an_integer_tensor_are_not_read(tmp_path):
+    save_file({"w": np.ones(3, np.int32)}, tmp_path / "model.safetensors")
+    opened = open_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="no tensor v"):
+        opened.read("v")
+    for use in (opened.read, opened.check_finite):
+        with pytest.raises(CheckpointError, match="dtype I32 holds no weights"):
+            use("w")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_found_where_it_is(tmp_path, dtype, value):
+    values = np.ones((3, 5), dtype)
+    save_file({"w": values}, tmp_path / "model.safetensors")
+    open_checkpoint(tmp_path).check_finite("w")
+    values[1, 4] = value
+    save_file({"w": values}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"w: the value at \[1, 4\] is {value}"):
+        open_checkpoint(tmp_path).check_finite("w")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_last_value_is_looked_at(tmp_path, count):
+    values = np.ones(count, np.float16)
+    values[-1] = np.inf
+    save_file({"w": values}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"\[{count - 1}\] is inf"):
+        open_checkpoint(tmp_path).check_finite("w")
+
+
+def test_finite_extremes_pass(tmp_path):
+    open_checkpoint(bf16_file(tmp_path / "b.safetensors", [0x7F7F, 0xFF7F, 1, 0])).check_finite("w")
+    with pytest.raises(CheckpointError, match=r"\[1\] is inf"):
+        open_checkpoint(bf16_file(tmp_path / "b.safetensors", [0, 0x7F80])).check_finite("w")
+
+
+def test_a_tied_copy_is_dropped_when_it_is_one(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["lm_head.weight"] = weights[EMBEDDING].copy()
+    save_file(weights, checkpoint / "model.safetensors")
+    opened = open_checkpoint(checkpoint)
+    assert set(opened.tensors) - set(opened.without_tied_copy().tensors) == {"lm_head.weight"}
+    weights["lm_head.weight"] = weights["lm_head.weight"].astype(np.float16)
+    save_file(weights, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match="differs from"):
+        open_checkpoint(checkpoint).without_tied_copy()
+    weights["lm_head.weight"] = weights[EMBEDDING].copy()
+    weights["lm_head.weight"][-1, -1] += 1
+    save_file(weights, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"differs from model\.embed_tokens\.weight"):
+        open_checkpoint(checkpoint).without_tied_copy()
+
+
+def test_the_newest_checkpoint_is_the_one_finished_last(tmp_path, micro, tokenizer_bytes):
+    for age, name in enumerate(["one/checkpoints/step-00000002", "one/checkpoints/step-00000010", "two"]):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "conform.json").write_text("{}")
+        os.utime(tmp_path / name / "conform.json", (1000 - age, 1000 - age))
+    hidden = tmp_path / "one/checkpoints/.step-00000011"
+    hidden.mkdir()
+    (hidden / "conform.json").write_text("{}")
+    assert newest_checkpoint(tmp_path) == tmp_path / "one/checkpoints/step-00000002"
+
+
+def test_no_checkpoint_at_all_is_a_clear_error(tmp_path):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        newest_checkpoint(tmp_path)
+
+
+def test_the_contract_is_the_sidecars(checkpoint, micro):
+    assert contract_of(open_checkpoint(checkpoint), None) == micro
+
+
+def test_another_contract_than_the_sidecars_is_refused(checkpoint):
+    with pytest.raises(CheckpointError, match=r"made under contract micro .* not nano"):
+        contract_of(open_checkpoint(checkpoint), "nano")
+
+
+def test_without_a_sidecar_config_json_tells_or_the_user_must(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    with pytest.raises(CheckpointError, match="--contract"):
+        contract_of(open_checkpoint(checkpoint), None)
+    assert contract_of(open_checkpoint(checkpoint), "nano").name == "nano"
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 256,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "intermediate_size": 512,
+        "vocab_size": 400,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+    }
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert contract_of(open_checkpoint(checkpoint), None).model.ffn == 512

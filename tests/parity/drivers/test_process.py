@@ -1,0 +1,130 @@
+import os
+import sys
+import time
+
+import pytest
+
+from conform.core.runtime import Limits
+from conform.parity.drivers.process import run_program
+from conform.parity.errors import RuntimeDriverError
+
+QUICK = Limits(seconds=20.0, memory=1 << 30, output=1 << 20)
+
+
+def python(code, limits=QUICK, environment=None):
+    return run_program([sys.executable, "-I", "-c", code], environment or {}, limits)
+
+
+def test_output_and_status_are_returned():
+    done = python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
+    assert (done.ending, done.code, done.stdout, done.stderr) == ("exited", 3, b"out\n", b"err\n")
+
+
+def test_a_signal_is_not_an_exit():
+    done = python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert (done.ending, done.code) == ("signalled", 11)
+
+
+def test_the_environment_is_the_one_given(monkeypatch):
+    monkeypatch.setenv("BITNET_FORCE_TOKENS", "1")
+    done = python("import os; print(sorted(os.environ))", environment={"ONLY": "this"})
+    assert b"ONLY" in done.stdout
+    assert b"BITNET" not in done.stdout
+
+
+def test_stdin_is_closed():
+    assert python("import sys; print(repr(sys.stdin.read()))").stdout == b"''\n"
+
+
+def test_no_shell_sees_the_arguments():
+    done = run_program([sys.executable, "-I", "-c", "import sys; print(sys.argv[1])", "$(id) `id` ;"], {}, QUICK)
+    assert done.stdout == b"$(id) `id` ;\n"
+
+
+def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
+    pid_file = tmp_path / "pid"
+    code = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    done = python(code, Limits(seconds=3.0, memory=1 << 30, output=1 << 20))
+    assert done.ending == "timed out"
+    assert done.seconds < 15
+    assert gone(int(pid_file.read_text()))
+
+
+def test_a_grandchild_that_keeps_the_pipes_does_not_delay_the_end():
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    done = python(code)
+    assert done.ending == "exited"
+    assert done.seconds < 15
+
+
+def test_endless_output_is_cut():
+    done = python("import sys\nwhile True: sys.stdout.write('x' * 65536)")
+    assert done.ending == "too much output"
+    assert len(done.stdout) < 2 << 20
+
+
+def test_endless_output_on_stderr_is_cut():
+    assert python("import sys\nwhile True: sys.stderr.write('x' * 65536)").ending == "too much output"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc and prlimit")
+def test_memory_is_limited():
+    code = "import time\nx = bytearray(1 << 29)\nx[::4096] = b'1' * len(x[::4096])\ntime.sleep(20)"
+    done = python(code, Limits(seconds=15.0, memory=128 << 20, output=1 << 20))
+    assert done.ending == "too much memory" or (done.ending == "exited" and b"MemoryError" in done.stderr)
+
+
+@pytest.mark.parametrize("closed", ["sys.stdout.close(); sys.stderr.close()", "os.close(1); os.close(2)"])
+def test_closed_pipes_do_not_hide_a_hang(closed):
+    done = python(f"import os, sys, time; {closed}; time.sleep(60)", Limits(2.0, 1 << 30, 1 << 20))
+    assert done.ending == "timed out"
+
+
+def test_missing_programs_are_one_sentence(tmp_path):
+    with pytest.raises(RuntimeDriverError, match="no such program"):
+        run_program([tmp_path / "none"], {}, QUICK)
+
+
+def test_files_that_are_no_programs_are_one_sentence(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("hello")
+    with pytest.raises(RuntimeDriverError, match="not executable"):
+        run_program([text], {}, QUICK)
+    text.chmod(0o755)
+    with pytest.raises(RuntimeDriverError, match="cannot be started"):
+        run_program([text], {}, QUICK)
+
+
+def test_a_folder_is_no_program(tmp_path):
+    with pytest.raises(RuntimeDriverError):
+        run_program([tmp_path], {}, QUICK)
+
+
+def test_an_argument_that_is_too_long_is_one_sentence():
+    with pytest.raises(RuntimeDriverError, match="cannot be started"):
+        run_program([sys.executable, "x" * (1 << 22)], {}, QUICK)
+
+
+def gone(pid):
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if (status := process_state(pid)) in {"Z", ""}:
+            return True
+        time.sleep(0.05)
+    return status == "Z"
+
+
+def process_state(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""

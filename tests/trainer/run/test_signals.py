@@ -1,0 +1,44 @@
+import os
+import signal
+import time
+
+import pytest
+
+from conform.trainer.run.signals import StopRequest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request(number):
+    with StopRequest() as request:
+        os.kill(os.getpid(), number)
+        assert request.signal == number
+
+
+def test_the_second_signal_stops_at_once():
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_echo_of_a_signal_is_no_second_one():
+    with StopRequest(echo=60) as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.signal == signal.SIGTERM
+
+
+def test_after_the_echo_the_second_signal_stops_at_once(monkeypatch):
+    with StopRequest(echo=60):
+        os.kill(os.getpid(), signal.SIGINT)
+        later = time.monotonic() + 61
+        monkeypatch.setattr("conform.trainer.run.signals.time.monotonic", lambda: later)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,1 @@
+"""A run's checkpoints: copied off the devices, written whole, restored."""

@@ -1,0 +1,1 @@
+"""Token shards: text in, hashed shards out, batches in a reproducible order."""

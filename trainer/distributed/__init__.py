@@ -1,0 +1,1 @@
+"""Many processes: how they meet, and how they share one model."""

@@ -1,0 +1,1 @@
+"""Importance: what calibration text says about each column's weight."""

@@ -1,0 +1,1 @@
+"""The tokenizer: its recipe, and the check that a runtime can agree with it."""
