@@ -1,6 +1,5 @@
 """Evidence: everything that the runtime and the references said about the passages, gathered once for all rungs."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from conform.contract.spec import Contract
 from conform.core.checkpoint.checkpoint import Checkpoint
+from conform.core.files.cores import usable_cores
 from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import I2_S
 from conform.core.quantizer import Float32
@@ -208,7 +208,7 @@ class Evidence:
         """The answers in order, asked on all cores; the first RuntimeFault ends the rest."""
         everything = list(items)
         answers: list[_Result] = []
-        with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             pending = [pool.submit(question, item) for item in everything]
             try:
                 for done, future in enumerate(pending, 1):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from conform.core.checkpoint.sidecar import file_sha256
+from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
 from conform.parity.evidence import Subject
 from conform.parity.questions.sequences import Passage, Scope

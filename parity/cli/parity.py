@@ -12,7 +12,7 @@ import click
 from conform.core.checkpoint.checkpoint import contract_of, finished_checkpoints, open_checkpoint
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
-from conform.core.errors import CheckpointError, ConformError
+from conform.core.errors import ConformError, InputError
 from conform.core.gguf.read import GGUFFile
 from conform.core.runtime import Limits, RuntimeDriver
 from conform.parity.cli.table import print_faults, print_verdict, print_verdicts, progress_lines
@@ -182,7 +182,7 @@ def _source(file: GGUFFile, asked: Path | None, contract_name: str | None) -> "S
         checkpoint = open_checkpoint(file.path.parent)
         if checkpoint.digest != file.metadata.get("conform.checkpoint.digest"):
             return None
-    except CheckpointError:
+    except InputError:
         return None
     return Source(checkpoint, contract_of(checkpoint, contract_name))
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from conform.core.checkpoint.sidecar import file_sha256
+from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from conform.contract.finding import Finding
-from conform.core.checkpoint.sidecar import file_sha256
-from conform.core.errors import GGUFError
+from conform.core.errors import InputError
+from conform.core.files.digest import file_sha256
 from conform.core.verify.verify import verify
 from conform.parity.evidence import Evidence, Source
 from conform.parity.verdict import Measurement, RungResult, judged
@@ -18,7 +18,7 @@ def judge_file(evidence: Evidence) -> RungResult:
     source = evidence.subject.source
     try:
         findings = verify(file.path, source.contract if source else None, evidence.subject.registry)
-    except GGUFError as error:
+    except InputError as error:
         findings = [Finding("error", str(file.path), "a file that can be checked", str(error))]
     if source is not None:
         findings += _foreign(evidence, source)
