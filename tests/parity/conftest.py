@@ -21,10 +21,10 @@ from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
+from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
-from conform.parity.evidence import Source, Subject
 from conform.parity.goref.toolchain import build_goref
-from conform.parity.ladder import judge
+from conform.parity.judgement import judge
 from conform.parity.progress import silent
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
@@ -177,7 +177,7 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
             source = Source(opened, opened.sidecar.contract)
             tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
         runtime = BitnetGoDriver().open(program, file, LIMITS)
-        return judge(Subject(file, runtime, registry, source, tokenizer), scope, LIMITS, silent, keep_going=True)
+        return judge(Candidate(file, runtime, registry, source, tokenizer), scope, LIMITS, silent, keep_going=True)
 
     return run
 

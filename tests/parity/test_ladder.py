@@ -7,8 +7,8 @@ import pytest
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
 from conform.core.verify.verify import open_gguf
-from conform.parity.evidence import Source, Subject
-from conform.parity.ladder import judge
+from conform.parity.candidate import Candidate, Source
+from conform.parity.judgement import judge
 from conform.parity.progress import silent
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
@@ -124,7 +124,7 @@ def judge_silent(make_gguf, make_checkpoint, micro, registry):
         checkpoint = open_checkpoint(make_checkpoint(micro))
         file = open_gguf(make_gguf(micro, "f16"), registry)
         tokenizer = open_tokenizer(checkpoint.tokenizer_path, micro.tokenizer)
-        subject = Subject(file, runtime, registry, Source(checkpoint, micro), tokenizer)
+        subject = Candidate(file, runtime, registry, Source(checkpoint, micro), tokenizer)
         return judge(subject, Scope(longest=32), Limits(), silent, keep_going=keep_going)
 
     return run
