@@ -29,7 +29,7 @@ def climb(rungs: Rungs, *, keep_going: bool = False) -> dict[RungName, RungResul
     """The result of every rung; `keep_going` runs each, whatever failed before."""
     results: dict[RungName, RungResult] = {}
     for rung in RUNGS:
-        broken = [need for need in _NEEDS[rung] if results[need].blocks]
+        broken = [results[need] for need in _NEEDS[rung] if results[need].blocks]
         if broken and not keep_going:
             results[rung] = blocked(rung, broken)
         else:

@@ -1,4 +1,7 @@
-"""Verdict: what each rung measured, and whether that is enough. Nothing compared is a failure, and so is not run."""
+"""Verdict: what each rung measured, and whether that is enough.
+
+Nothing compared is a failure, and a rung that was not run has not passed.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -148,13 +151,14 @@ def faulted(rung: RungName, fault: RuntimeFault) -> RungResult:
 
 
 def not_run(rung: RungName, reason: str) -> RungResult:
-    """A rung that was not run, which is not a pass; those that build on it are run all the same."""
+    """A rung that could not be run; those that build on it are run all the same."""
     return RungResult(rung, "not run", reason=reason)
 
 
-def blocked(rung: RungName, by: Sequence[RungName]) -> RungResult:
-    """A rung that was not run because of those that it builds on."""
-    return RungResult(rung, "not run", reason=f"{' and '.join(by)} failed", blocked_by=tuple(by))
+def blocked(rung: RungName, by: Sequence[RungResult]) -> RungResult:
+    """A rung that was not run because of what became of those that it builds on."""
+    fates = (f"{broken.rung} {'failed' if broken.status == 'fail' else 'was not run'}" for broken in by)
+    return RungResult(rung, "not run", reason=" and ".join(fates), blocked_by=tuple(broken.rung for broken in by))
 
 
 def _rung_to_json(rung: RungResult) -> dict[str, Any]:

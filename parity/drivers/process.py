@@ -1,4 +1,4 @@
-"""Process: starts a program that nobody vouches for, and tells apart the ways in which it can end.
+"""Process: starts an untrusted program, and tells apart the ways in which it can end.
 
 No shell, an environment of our choosing, nothing on stdin but what is given, a process group of its own; wall time,
 memory and output are limited, and whatever is left of the group is killed at the end.
@@ -26,7 +26,7 @@ Ending: TypeAlias = Literal["exited", "signalled", "timed out", "too much output
 
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.05
-# A grandchild may hold the pipes open after the program has ended; nobody waits for it longer than this.
+# A grandchild may hold the pipes open after the program has ended; it is given no more time than this.
 _GRACE_SECONDS = 0.5
 
 
@@ -160,7 +160,7 @@ class _Watch:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Anonymous and shared memory in use; 0 where the system does not tell. Mapped files are not counted."""
+    """Anonymous and shared memory in use; 0 where the system does not say. Mapped files are not counted."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
