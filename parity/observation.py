@@ -34,7 +34,7 @@ _Result = TypeVar("_Result")
 class Observation:
     """Gathered when first read; every property raises RuntimeFault when the runtime did not answer as it must.
 
-    `temperature` returns the one at which the model is unsure what follows these ids.
+    `temperature` returns the one at which the model is uncertain what follows these ids.
     """
 
     def __init__(

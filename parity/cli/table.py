@@ -20,7 +20,7 @@ __all__ = ["print_faults", "print_verdict", "print_verdicts", "progress_lines"]
 
 _MOST_FINDINGS = 8
 # Notes are wrapped to about the width of the measurements' names, under which they stand.
-_NOTE_WIDTH = 44
+_NOTE_WIDTH = 43
 
 
 def print_verdict(verdict: Verdict) -> None:

@@ -21,7 +21,7 @@ FREE: frozenset[SequenceKind] = frozenset({"greedy", "sampled"})
 
 @dataclass(frozen=True, slots=True)
 class _SamplerOptions:
-    """`heating` multiplies the temperature at which the model is unsure what comes next."""
+    """`heating` multiplies the temperature at which the model is uncertain what comes next."""
 
     seed_offset: int
     heating: float
@@ -108,7 +108,7 @@ def plan_sequences(
 ) -> list[WatchedSequence]:
     """Every sequence for a model of that size; those of text only where a tokenizer says which ids the text has.
 
-    `temperature` returns the one at which the model is unsure what follows these ids.
+    `temperature` returns the one at which the model is uncertain what follows these ids.
     """
     sequences = [_random(sizes, start, scope)] if start.ids else []
     if tokenizer is None:
@@ -131,9 +131,9 @@ def _sampled(
     scope: Scope,
     temperature: Callable[[tuple[int, ...]], float],
 ) -> Iterator[WatchedSequence]:
-    unsure = temperature(tokenizer.ids(text))
+    uncertain = temperature(tokenizer.ids(text))
     for options in _SAMPLINGS:
-        heated = float(f"{unsure * options.heating:.3g}")
+        heated = float(f"{uncertain * options.heating:.3g}")
         sampling = Sampling(scope.seed + options.seed_offset, heated, options.top_k, options.top_p)
         sequence = _free(sizes, tokenizer, text, min(scope.max_tokens, _SAMPLED_TOKENS), sampling)
         if sequence is not None:

@@ -28,11 +28,6 @@ class Closeness:
     nmse: Float64
     max_abs: Float64
 
-    @property
-    def worst_row(self) -> int:
-        """The row of the largest NMSE."""
-        return int(np.argmax(self.nmse))
-
 
 @dataclass(frozen=True, slots=True)
 class Divergence:

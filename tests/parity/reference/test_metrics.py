@@ -27,7 +27,7 @@ def test_one_wrong_row_is_not_drowned_by_right_ones():
     subject = reference.copy()
     subject[500] = -subject[500]
     measured = closeness(reference, subject)
-    assert measured.worst_row == 500
+    assert measured.nmse.argmax() == 500
     assert measured.nmse[500] > 1
 
 
