@@ -85,20 +85,18 @@ class References:
     def watched_logits(self) -> Iterator[tuple[slice, Logits]]:
         """The logits at all watched positions, in blocks of rows that are small enough to hold."""
         decoded, noisy = self._at_rows(self._decoded_states), self._states_at_rows(self._noisy)
-        perturbed = None if self._perturbed is None else self._states_at_rows(self._perturbed)
+        flipped = None if self._perturbed is None else (self._perturbed, self._states_at_rows(self._perturbed))
         runtime = self._observation.hidden
         block = max(1, _LOGITS // self.decoded.dimensions.vocab)
         for start in range(0, max(len(runtime), 1), block):
             rows = slice(start, start + block)
-            yield (
-                rows,
-                Logits(
-                    self.decoded.logits(decoded[rows]),
-                    self._noisy.logits(noisy[rows]),
-                    None if perturbed is None or self._perturbed is None else self._perturbed.logits(perturbed[rows]),
-                    self.decoded.logits(runtime[rows]),
-                ),
+            logits = Logits(
+                decoded=self.decoded.logits(decoded[rows]),
+                noisy=self._noisy.logits(noisy[rows]),
+                perturbed=None if flipped is None else flipped[0].logits(flipped[1][rows]),
+                runtime=self.decoded.logits(runtime[rows]),
             )
+            yield rows, logits
 
     @cached_property
     def quantisation(self) -> QuantisationCost | None:

@@ -21,10 +21,10 @@ FREE: frozenset[SequenceKind] = frozenset({"greedy", "sampled"})
 
 @dataclass(frozen=True, slots=True)
 class _SamplerOptions:
-    """`heating` multiplies the temperature at which the model is uncertain what comes next."""
+    """`factor` multiplies the temperature at which the model is uncertain what comes next."""
 
     seed_offset: int
-    heating: float
+    factor: float
     top_k: int
     top_p: float
 
@@ -133,8 +133,8 @@ def _sampled(
 ) -> Iterator[WatchedSequence]:
     uncertain = temperature(tokenizer.ids(text))
     for options in _SAMPLINGS:
-        heated = float(f"{uncertain * options.heating:.3g}")
-        sampling = Sampling(scope.seed + options.seed_offset, heated, options.top_k, options.top_p)
+        rounded = float(f"{uncertain * options.factor:.3g}")
+        sampling = Sampling(scope.seed + options.seed_offset, rounded, options.top_k, options.top_p)
         sequence = _free(sizes, tokenizer, text, min(scope.max_tokens, _SAMPLED_TOKENS), sampling)
         if sequence is not None:
             yield sequence
