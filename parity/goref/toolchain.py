@@ -15,7 +15,7 @@ from pathlib import Path
 
 from conform.parity.errors import RuntimeDriverError
 
-__all__ = ["GOREF_SOURCES", "Go", "build_goref", "cache_folder", "find_go", "go_environment"]
+__all__ = ["GOREF_SOURCES", "Go", "build_goref", "cache_folder", "find_go", "go_environment", "source_files"]
 
 GOREF_SOURCES = Path(__file__).parent
 
@@ -94,6 +94,12 @@ def cache_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="conform-goref-"))
 
 
+def source_files(sources: Path) -> list[Path]:
+    """What binaries are built from, in a fixed order: neither tests nor planted faults are among them."""
+    files = [sources / "go.mod", *sorted(sources.rglob("*.go"))]
+    return [file for file in files if not file.name.endswith("_test.go")]
+
+
 def _home() -> Path:
     # Path.home() raises where there is none, as in some containers.
     return Path(os.path.expanduser("~")).absolute()
@@ -140,15 +146,13 @@ def _version(path: Path) -> str:
 
 
 def _digest(sources: Path, version: str) -> str:
-    """A name for what a build of these sources by this Go gives; tests are no part of it."""
+    """A name for what this Go builds from these sources."""
     digest = hashlib.sha256(version.encode())
-    files = [sources / "go.mod", *sorted(sources.rglob("*.go"))]
     try:
-        for file in files:
-            if not file.name.endswith("_test.go"):
-                content = file.read_bytes()
-                digest.update(f"\0{file.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
-                digest.update(content)
+        for file in source_files(sources):
+            content = file.read_bytes()
+            digest.update(f"\0{file.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
     except OSError as error:
         raise RuntimeDriverError(f"{error.filename}: the sources of goref cannot be read: {error.strerror}") from error
     return digest.hexdigest()[:32]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S
+from conform.core.gguf.types import ggml_type
 from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
 from conform.parity.evidence import Subject
@@ -15,7 +15,7 @@ from conform.parity.ladder import judge
 from conform.parity.progress import silent
 from conform.parity.questions.prompts import HOSTILE_TEXTS
 from conform.parity.questions.sequences import Scope
-from conform.parity.selftest.faulty_runtimes import FAULTY_RUNTIMES, build_faulty
+from conform.parity.selftest.faulty_runtimes import build_faulty, faulty_runtimes
 from conform.parity.selftest.mutants import FILE_MUTANTS, write_mutant
 from conform.parity.verdict import RungName, Verdict
 
@@ -58,9 +58,10 @@ def plant_faults(
             if write_mutant(mutant, subject.file, target):
                 broken = open_runtime(None, open_gguf(target, subject.registry))
                 yield _planted(mutant.name, "file", mutant.what, mutant.breaks, broken)
-    ternary = any(info.ggml_type == I2_S for info in subject.file.tensors.values())
-    for fault in FAULTY_RUNTIMES if runtimes else ():
-        if not fault.only or ternary:
+    kinds = {ggml_type(info.ggml_type) for info in subject.file.tensors.values()}
+    names = {kind.name for kind in kinds if kind is not None}
+    for fault in faulty_runtimes() if runtimes else ():
+        if not fault.only or fault.only in names:
             broken = open_runtime(build_faulty(fault), subject.file)
             yield _planted(fault.name, "runtime", fault.what, fault.breaks, broken)
 
