@@ -25,7 +25,7 @@ def _read_text(file: Path) -> str:
     try:
         text = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ConformError(f"{file}: not JSON: {error}; see the README beside it for the form") from error
+        raise ConformError(f"{file}: not JSON: {error}, expected one JSON string") from error
     if not isinstance(text, str):
         raise ConformError(f"{file}: found a JSON {type(text).__name__}, expected one JSON string")
     return text

@@ -49,7 +49,7 @@ def test_a_file_holds_nothing_that_an_editor_would_change(name):
 def test_every_file_is_package_data():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     shipped = {path for pattern in patterns["conform.core.cases"] for path in TEXTS.parent.glob(pattern)}
-    assert set(FILES.values()) == shipped
+    assert set(FILES.values()) < shipped
 
 
 @pytest.mark.parametrize(
