@@ -17,7 +17,7 @@ from conform.parity.questions.prompts import HOSTILE_TEXTS
 from conform.parity.questions.sequences import Scope
 from conform.parity.selftest.faulty_runtimes import build_faulty, faulty_runtimes
 from conform.parity.selftest.mutants import FILE_MUTANTS, write_mutant
-from conform.parity.verdict import RungName, Verdict
+from conform.parity.verdict import RungName, RungResult
 
 __all__ = ["PlantedFault", "plant_faults"]
 
@@ -68,11 +68,12 @@ def plant_faults(
 
 def _planted(name: str, place: str, what: str, rung: RungName, subject: Subject) -> PlantedFault:
     verdict = judge(subject, _SCOPE, Limits(), silent, keep_going=True)
-    failed = next(result for result in verdict.rungs if result.rung == rung)
-    return PlantedFault(name, place, what, rung, not failed.passed and not verdict.passed, _margin(verdict, rung))
-
-
-def _margin(verdict: Verdict, rung: RungName) -> float:
     result = next(result for result in verdict.rungs if result.rung == rung)
+    # A rung that was not run saw nothing, and so caught nothing.
+    return PlantedFault(name, place, what, rung, result.status == "fail", _margin(result))
+
+
+def _margin(result: RungResult) -> float:
+    """By how many times the worst measurement is out of its tolerance; infinite where exactness was asked for."""
     wrong = [m for m in result.measurements if not m.passed]
     return max((m.measured / m.tolerance if m.tolerance else float("inf") for m in wrong), default=float("inf"))
