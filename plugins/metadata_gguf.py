@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.vocabulary import Vocabulary
-from conform.core.gguf.types import I2_S, ggml_type
+from conform.core.gguf.types import ggml_type
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
     ExportFacts,
     KeyValue,
@@ -115,5 +116,5 @@ def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
     for layout in facts.linear_layouts:
         if layout.ggml_type == I2_S:
             # Nothing else in a file tells which of the byte orders in the wild its i2_s tensors have.
-            keys["conform.i2_s.layout"] = string(layout.variant or "x86")
+            keys[LAYOUT_KEY] = string(layout_of_variant(layout.variant))
     return keys

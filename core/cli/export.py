@@ -13,7 +13,8 @@ from conform.contract.finding import failed
 from conform.core.cli.console import print_findings, print_table, progress_bar
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
-from conform.core.export.tuning import TernaryScale, Tuning
+from conform.core.export.tuning import Tuning
+from conform.core.i2_s.format import TernaryScale
 from conform.core.quantizer import Effort
 
 if TYPE_CHECKING:

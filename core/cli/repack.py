@@ -7,7 +7,7 @@ import click
 
 from conform.core.cli.options import PATH, json_option
 from conform.core.cli.output import write_json
-from conform.core.i2_s.layout import I2SLayout
+from conform.core.i2_s.format import I2SLayout
 
 __all__ = ["repack"]
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from conform.core.errors import PlanError
+from conform.core.i2_s.format import TernaryScale
 from conform.core.quantizer import Effort, Quantizer, Tunable
 
-__all__ = ["TernaryScale", "TernaryScaled", "Tuning"]
-
-TernaryScale: TypeAlias = Literal["absmean", "optimal"]
-"""How a matrix that is not ternary gets its scale: BitNet's rule, or the least squared error."""
+__all__ = ["TernaryScaled", "Tuning"]
 
 
 @runtime_checkable

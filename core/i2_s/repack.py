@@ -12,24 +12,15 @@ from conform.core.checkpoint.checkpoint import Checkpoint, contract_of
 from conform.core.errors import ExportError, GGUFError, PlanError
 from conform.core.export.transform import permute_qk
 from conform.core.gguf.read import GGUFFile, read_gguf
-from conform.core.gguf.types import I2_S
 from conform.core.gguf.write import PartialFile, TensorEntry, encode_header
-from conform.core.i2_s.layout import (
-    LAYOUTS,
-    TAIL,
-    I2SLayout,
-    layout_evidence,
-    layouts_that_fit,
-    pack_codes,
-    unpack_codes,
-)
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS, TAIL, I2SLayout, layouts_that_fit
+from conform.core.i2_s.layout import layout_evidence, pack_codes, unpack_codes
 from conform.core.i2_s.ternary import ternarise
 from conform.core.metadata import KeyValue, string
 from conform.core.quantizer import Packed
 
 __all__ = ["RepackReport", "SourceLayout", "find_layout", "repack"]
 
-_KEY = "conform.i2_s.layout"
 _CHUNK = 8 << 20
 # Chance alone reaches six standard deviations once in a thousand million files.
 _ENOUGH_EVIDENCE = 6.0
@@ -65,11 +56,11 @@ def find_layout(
     Raises PlanError when there is no such tensor, nothing tells, or what is asked for contradicts the key.
     """
     _i2_s(file)
-    stated = file.metadata.get(_KEY)
+    stated = file.metadata.get(LAYOUT_KEY)
     if stated is not None and stated not in LAYOUTS:
-        raise GGUFError(f"{file.path}: {_KEY} = {stated!r}: expected one of {', '.join(LAYOUTS)}")
+        raise GGUFError(f"{file.path}: {LAYOUT_KEY} = {stated!r}: expected one of {', '.join(LAYOUTS)}")
     if asked is not None and stated not in (None, asked):
-        raise PlanError(f"{file.path}: --from {asked} contradicts the file, whose {_KEY} is {stated}")
+        raise PlanError(f"{file.path}: --from {asked} contradicts the file, whose {LAYOUT_KEY} is {stated}")
     if asked is not None:
         return SourceLayout(asked, "the user")
     for layout in LAYOUTS:
@@ -150,7 +141,7 @@ def _prove(file: GGUFFile, checkpoint: Checkpoint, contract: str | None) -> Sour
 
 
 def _header(file: GGUFFile, layout: I2SLayout) -> bytes:
-    metadata = {key: _key_value(file, key) for key in file.metadata} | {_KEY: string(layout)}
+    metadata = {key: _key_value(file, key) for key in file.metadata} | {LAYOUT_KEY: string(layout)}
     entries = [
         TensorEntry(tensor.name, tensor.shape, tensor.ggml_type, tensor.offset - file.data_start)
         for tensor in file.tensors.values()

@@ -9,8 +9,8 @@ from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.checkpoint.vocabulary import PIECE_TYPES
 from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
-from conform.core.gguf.types import I2_S, ValueType, ggml_type
-from conform.core.i2_s.layout import LAYOUTS
+from conform.core.gguf.types import ValueType, ggml_type
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
 
 __all__ = ["check_keys"]
 
@@ -143,11 +143,11 @@ def _check_file_type(file: GGUFFile) -> Iterator[Finding]:
 
 
 def _check_i2_s_layout(file: GGUFFile) -> Iterator[Finding]:
-    stated = file.metadata.get("conform.i2_s.layout")
+    stated = file.metadata.get(LAYOUT_KEY)
     has_i2_s = any(tensor.ggml_type == I2_S for tensor in file.tensors.values())
     if stated is not None and (stated not in LAYOUTS or not has_i2_s):
         expected = f"one of {', '.join(LAYOUTS)}" if has_i2_s else "no such key without i2_s tensors"
-        yield Finding("error", "conform.i2_s.layout", expected, _short(stated))
+        yield Finding("error", LAYOUT_KEY, expected, _short(stated))
 
 
 def _single(value: float) -> float:

@@ -8,15 +8,15 @@ from conform.contract.finding import Finding
 from conform.core.catalog import Catalog
 from conform.core.errors import ConformError, QuantizeError
 from conform.core.gguf.read import GGUFFile, TensorInfo
-from conform.core.gguf.types import I2_S, ggml_type
+from conform.core.gguf.types import ggml_type
 from conform.core.guard import dequantize_checked
+from conform.core.i2_s.format import I2_S, TAIL
 from conform.core.quantizer import Packed, Quantizer
 
 __all__ = ["check_values"]
 
 # Values that are decoded at a time.
 _PIECE = 1 << 20
-_TAIL = 32
 
 
 def check_values(file: GGUFFile, registry: Catalog) -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer, owner
 
 
 def _check_i2_s(tensor: TensorInfo, packed: Packed) -> Iterator[Finding]:
-    codes, tail = (packed[:-_TAIL], packed[-_TAIL:])
+    codes, tail = (packed[:-TAIL], packed[-TAIL:])
     threes = 0
     for start in range(0, codes.size, _PIECE):
         piece = codes[start : start + _PIECE]

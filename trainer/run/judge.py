@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
 from conform.core.errors import QuantizeError
+from conform.core.i2_s.format import I2_S
 from conform.core.quantizer import Quantizer
 from conform.plugins.host import load_registry
 from conform.trainer.distributed.fsdp import whole
@@ -26,7 +27,6 @@ from conform.trainer.model.ternary import activation_codes, activation_scale, ef
 
 __all__ = ["Judge", "Judgement", "departure", "find_quantizers"]
 
-_I2_S = 36  # the ggml type whose runtimes quantise activations to int8
 _HISTORY = 8
 _CHUNK = 512  # positions
 _NEGLIGIBLE = 0.005  # nats: below it no trend matters
@@ -91,7 +91,7 @@ class Judge:
             nan = math.nan
             return Judgement(quantizer.name, nan, nan, nan, f"step {step}: {quantizer.name} is impossible: {error}")
         spec = replace(self._spec, linear="dense")
-        theirs = _states(spec, decoded, tokens, int8=quantizer.layout.ggml_type == _I2_S)
+        theirs = _states(spec, decoded, tokens, int8=quantizer.layout.ggml_type == I2_S)
         output = weights["model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"]
         divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten())
         history = self._history.setdefault(quantizer.name, [])
