@@ -109,7 +109,7 @@ def export(
     on_compile(_say_compiling)
     registry = load_registry()
     request = ExportRequest(
-        quants=tuple(dict.fromkeys(quantizer.name for quant in quants for quantizer in registry.match(quant))),
+        quants=tuple(dict.fromkeys(codec.name for quant in quants for codec in registry.match(quant))),
         output=output,
         contract=contract,
         tokenizer=tokenizer,

@@ -8,7 +8,6 @@ from conform.core.export.mix import Option, choose_mix
 from conform.core.export.plan import ExportPlan
 from conform.core.export.run import source_values
 from conform.core.gguf.write import align
-from conform.core.guard import dequantize_checked, quantize_checked
 
 __all__ = ["measure_options", "mix_under"]
 
@@ -30,11 +29,10 @@ def measure_options(
         plans[0].checkpoint.check_finite(tensors[0].spec.name)
         values = source_values(plans[0].checkpoint, tensors[0])
         for tensor in tensors:
-            quantizer, owner, weights = (tensor.quantizer, tensor.owner, tensor.importance)
-            packed = quantize_checked(quantizer, owner, name, values, weights, tensor.nbytes)
-            decoded = dequantize_checked(quantizer, owner, name, packed, tensor.spec.shape)
-            error = measure_cost(values, decoded, weights).weighted_errors
-            measured.setdefault(name, []).append(Option(quantizer.name, align(tensor.nbytes), error))
+            packed = tensor.codec.pack(name, values, tensor.importance)
+            decoded = tensor.codec.unpack(name, packed, tensor.spec.shape)
+            error = measure_cost(values, decoded, tensor.importance).weighted_errors
+            measured.setdefault(name, []).append(Option(tensor.codec.name, align(tensor.nbytes), error))
         if progress is not None:
             progress(name)
     return measured
@@ -70,4 +68,4 @@ def mix_under(
 def _open_tensors(plans: Sequence[ExportPlan]) -> tuple[str, ...]:
     """The tensors that --quant decides: those which the plans store differently."""
     together = zip(*(plan.tensors for plan in plans), strict=True)
-    return tuple(each[0].spec.gguf_name for each in together if len({tensor.quantizer.name for tensor in each}) > 1)
+    return tuple(each[0].spec.gguf_name for each in together if len({tensor.codec.name for tensor in each}) > 1)

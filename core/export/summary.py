@@ -29,7 +29,7 @@ def plan_rows(plan: ExportPlan) -> Iterator[tuple[str, ...]]:
         spec = tensor.spec
         shape = "×".join(map(str, spec.shape))
         size = (f"{tensor.nbytes:,}", f"{tensor.bits_per_weight:.4g}")
-        yield (spec.name, spec.gguf_name, shape, tensor.transform, tensor.quantizer.name, *size)
+        yield (spec.name, spec.gguf_name, shape, str(tensor.transform), tensor.codec.name, *size)
 
 
 def plan_total(plan: ExportPlan) -> str:
@@ -83,7 +83,7 @@ def cost_table(report: ExportReport) -> tuple[tuple[str, ...], list[tuple[str, .
     """
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in report.tensors:
-        groups.setdefault((tensor.plan.spec.storage_class, tensor.plan.quantizer.name), []).append(tensor)
+        groups.setdefault((tensor.plan.spec.storage_class, tensor.plan.codec.name), []).append(tensor)
     weighted = any(tensor.plan.importance is not None for tensor in report.tensors)
     headings = ("class", "quantizer", "tensors", "bytes", "bits/weight", "relative error")
     rows = [
@@ -113,9 +113,9 @@ def _tensor_to_json(tensor: TensorPlan) -> dict[str, Any]:
         "source": tensor.spec.name,
         "shape": list(tensor.spec.shape),
         "class": tensor.spec.storage_class,
-        "transform": tensor.transform,
-        "quantizer": tensor.quantizer.name,
-        "plugin": tensor.owner,
+        "transform": str(tensor.transform),
+        "quantizer": tensor.codec.name,
+        "plugin": tensor.codec.owner,
         "bytes": tensor.nbytes,
         "offset": tensor.offset,
         "bits_per_weight": tensor.bits_per_weight,

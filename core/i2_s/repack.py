@@ -10,7 +10,7 @@ import numpy as np
 from conform.contract.inventory import inventory
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of
 from conform.core.errors import ExportError, GGUFError, PlanError
-from conform.core.export.transform import permute_qk
+from conform.core.export.transform import transform_of
 from conform.core.gguf.read import GGUFFile, read_gguf
 from conform.core.gguf.write import PartialFile, TensorEntry, encode_header
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS, TAIL, I2SLayout, layouts_that_fit
@@ -123,14 +123,11 @@ def _infer(file: GGUFFile) -> SourceLayout:
 def _prove(file: GGUFFile, checkpoint: Checkpoint, contract: str | None) -> SourceLayout:
     """The layout in which the file's first matrix has the codes that the checkpoint implies."""
     model = contract_of(checkpoint, contract).model
-    heads = {"attn_q": model.heads, "attn_k": model.kv_heads} if model.architecture == "llama" else {}
     for spec in inventory(model):
         info = file.tensors.get(spec.gguf_name)
         if info is None or info.ggml_type != I2_S or info.shape != spec.shape:
             continue
-        values = checkpoint.read(spec.name)
-        if spec.role in heads:
-            values = permute_qk(values, heads[spec.role], model.rope_dim)
+        values = transform_of(model, spec).apply(checkpoint.read(spec.name))
         expected = (ternarise(values)[0] + 1).astype(np.uint8)
         found = file.packed(spec.gguf_name)[:-TAIL]
         fitting = [layout for layout in LAYOUTS if layout in layouts_that_fit(info.shape)]

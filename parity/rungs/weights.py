@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from conform.contract.finding import Finding
-from conform.contract.inventory import TensorSpec, inventory
-from conform.core.export.transform import permute_qk
+from conform.contract.inventory import inventory
+from conform.core.export.transform import transform_of
 from conform.core.gguf.types import I2_S, ggml_type
 from conform.core.i2_s.ternary import effective
 from conform.core.quantizer import Float32
@@ -67,7 +67,7 @@ def _compare(evidence: Evidence, source: Source) -> Iterator[_Compared]:
             continue
         kind = ggml_type(info.ggml_type)
         name = kind.name if kind else f"type {info.ggml_type}"
-        expected = _transformed(source, spec)
+        expected = transform_of(source.contract.model, spec).apply(source.checkpoint.read(spec.name))
         found = evidence.weights.decoded(spec.gguf_name)
         cast = _cast(name, expected)
         if cast is None and info.ggml_type == I2_S:
@@ -86,18 +86,6 @@ def _ceiling(source: Source, type_id: int, name: str) -> float:
     if source.contract.model.linear == "ternary" and name in {"tq1_0", "tq2_0"}:
         return _F16_SCALE
     return ceiling_of_type(type_id).relative_error
-
-
-def _transformed(source: Source, spec: TensorSpec) -> Float32:
-    """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
-    model = source.contract.model
-    values = source.checkpoint.read(spec.name)
-    if model.linear == "ternary" and spec.storage_class == "linear":
-        values = effective(values)
-    heads = {"attn_q": model.heads, "attn_k": model.kv_heads}.get(spec.role)
-    if heads is None or model.architecture != "llama":
-        return values
-    return permute_qk(values, heads, model.rope_dim)
 
 
 def _cast(name: str, values: Float32) -> Float32 | None:

@@ -50,7 +50,7 @@ def certify(name: str, json_path: str | None) -> int:
     from conform.plugins.testing import make_receipt
 
     registry = load_registry()
-    quantizer, plugin = registry.quantizer(name), registry.plugin(name)
+    quantizer, plugin = registry.codec(name).quantizer, registry.plugin(name)
     certificate = run_battery(quantizer)
     receipt = make_receipt(certificate, quantizer, plugin)
     if not write_json(receipt, json_path):

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.codec import Codec
 from conform.core.errors import CheckpointError, ExportError, PluginError
 from conform.core.export import run as export_module
 from conform.core.export.plan import plan_export
@@ -44,10 +45,10 @@ def break_quantizer(plan, **methods):
     """The plan with a q8_0 of which methods are replaced."""
 
     def swap(tensor):
-        if tensor.quantizer.name != "q8_0":
+        if tensor.codec.name != "q8_0":
             return tensor
-        kind = type("Broken", (type(tensor.quantizer),), {n: staticmethod(m) for n, m in methods.items()})
-        return dataclasses.replace(tensor, quantizer=kind())
+        kind = type("Broken", (type(tensor.codec.quantizer),), {n: staticmethod(m) for n, m in methods.items()})
+        return dataclasses.replace(tensor, codec=Codec(kind(), tensor.codec.owner))
 
     return dataclasses.replace(plan, tensors=tuple(swap(tensor) for tensor in plan.tensors))
 
@@ -109,7 +110,7 @@ def test_a_ternary_contract_is_packed_without_loss(export, ternary_checkpoint, m
     assert len(linear) == 14
     assert all(tensor.cost.relative_error == 0 for tensor in linear)
     file = read_gguf(report.path)
-    decoded = registry.quantizer("i2_s").dequantize(file.packed("blk.0.ffn_up.weight"), (512, 256))
+    decoded = registry.quantizers["i2_s"].dequantize(file.packed("blk.0.ffn_up.weight"), (512, 256))
     latent = open_checkpoint(ternary_checkpoint).read("model.layers.0.mlp.up_proj.weight")
     assert np.array_equal(decoded, effective(latent))
 
@@ -189,7 +190,7 @@ def test_a_broken_quantizer_is_named_and_nothing_stays_behind(plan, checkpoint, 
 def counting(plan, stop_after=None):
     """The plan with a q8_0 that counts its calls, and raises KeyboardInterrupt after some of them."""
     calls, lock = [], threading.Lock()
-    original = next(tensor.quantizer for tensor in plan.tensors if tensor.quantizer.name == "q8_0")
+    original = next(tensor.codec.quantizer for tensor in plan.tensors if tensor.codec.name == "q8_0")
 
     def quantize(values, importance=None):
         with lock:
@@ -200,8 +201,8 @@ def counting(plan, stop_after=None):
 
     changed = break_quantizer(plan, quantize=quantize)
     for tensor in changed.tensors:
-        if tensor.quantizer.name == "q8_0":
-            type(tensor.quantizer).__repr__ = lambda self: "q8_0"
+        if tensor.codec.name == "q8_0":
+            type(tensor.codec.quantizer).__repr__ = lambda self: "q8_0"
     return changed, calls
 
 

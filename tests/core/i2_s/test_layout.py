@@ -45,7 +45,7 @@ def test_unpacking_is_the_inverse_of_packing(layout, rows, cols, seed):
 def test_the_quantizer_of_that_layout_agrees(registry, layout):
     codes = random_codes((8, 256))
     values = (codes.astype(np.float32) - 1) * np.float32(0.25)
-    assert np.array_equal(registry.quantizer(NAMES[layout]).quantize(values)[:-32], pack_codes(codes, layout))
+    assert np.array_equal(registry.codec(NAMES[layout]).quantizer.quantize(values)[:-32], pack_codes(codes, layout))
 
 
 def planted_model(layout, strength, seed=0, hidden=512, ffn=1024):
