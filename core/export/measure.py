@@ -15,7 +15,7 @@ __all__ = ["measure_options", "mix_under"]
 def measure_options(
     plans: Sequence[ExportPlan], open_tensors: Sequence[str], progress: Callable[[str], None] | None = None
 ) -> Mapping[str, Sequence[Option]]:
-    """GGUF name → one option of each plan, in the order of the plans; the plans differ in nothing but the quantizer.
+    """GGUF name → one option of each plan, in the order of the plans, which differ in the quantizer alone.
 
     One tensor is in memory at a time; its values are read once.
     Raises CheckpointError, QuantizeError or PluginError.
@@ -41,9 +41,9 @@ def measure_options(
 def mix_under(
     plans: Sequence[ExportPlan], bits_per_weight: float, progress: Callable[[str], None] | None = None
 ) -> Mapping[str, str]:
-    """GGUF name → quantizer of the mix of the plans that costs least and takes at most so many bits for each weight.
+    """GGUF name → quantizer: the mix of the plans with the least error in at most so many bits for each weight.
 
-    The bits are those of the whole file's tensor data, as a plan shows them.
+    The bits are counted over all tensor data of the file, as a plan shows them.
     Raises PlanError when no mix is that small.
     """
     open_tensors = _open_tensors(plans)
@@ -59,7 +59,7 @@ def mix_under(
         raise PlanError(
             f"--target-bpw {bits_per_weight:g}: the smallest mix takes {8 * smallest / first.weights:.4f} bits per "
             f"weight, {8 * fixed / first.weights:.4f} of them for tensors that --quant does not decide; "
-            "add a smaller quantizer, or store those otherwise with --type"
+            "add a smaller quantizer, or store those as another type with --type"
         )
     chosen = choose_mix(measure_options(plans, open_tensors, progress), allowed - fixed)
     return {name: option.quantizer for name, option in chosen.items()}

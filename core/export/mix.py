@@ -79,7 +79,7 @@ def _useful(offered: Sequence[Option]) -> list[Option]:
 
 
 def _unit(useful: Iterable[Sequence[Option]], spare: int) -> int:
-    """Bytes of a unit: the largest that divides whatever an option takes beyond the smallest, unless that is too fine."""
+    """Bytes of a unit: what divides all that options take beyond the smallest, unless that is too fine."""
     divisor = math.gcd(*(option.nbytes - offered[0].nbytes for offered in useful for option in offered))
     return max(divisor, _rounded_up(spare, _MOST_UNITS), 1)
 

@@ -85,7 +85,7 @@ class ExportPlan:
 
 
 def check_export(checkpoint: Checkpoint, contract: Contract, vocabulary: Vocabulary) -> list[Finding]:
-    """Everything in which checkpoint and tokenizer are not what the contract says."""
+    """Everything in which checkpoint and tokenizer differ from the contract."""
     findings = check_tensors(checkpoint.tensors, contract.model) + check_vocabulary(vocabulary, contract)
     stated = checkpoint.sidecar.tokenizer_digest if checkpoint.sidecar else None
     if stated is not None and stated != vocabulary.digest:
@@ -134,7 +134,7 @@ def _planned_nbytes(spec: TensorSpec, codec: Codec) -> int:
         return codec.nbytes(spec.shape)
     except QuantizeError as error:
         raise PlanError(
-            f"{spec.gguf_name}: {error}; store this tensor otherwise, with --type '{spec.gguf_name}=f16'"
+            f"{spec.gguf_name}: {error}; store this tensor as another type, with --type '{spec.gguf_name}=f16'"
         ) from error
     except PluginError as error:
         raise PluginError(f"{spec.gguf_name}: {error}") from error

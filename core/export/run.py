@@ -1,4 +1,4 @@
-"""Export: carries out a plan; the file appears under its name when it is complete and has been read again."""
+"""Run: carries out a plan; the file appears under its name when it is complete and has been read again."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -45,10 +45,10 @@ class ExportReport:
 
 
 def run_export(plan: ExportPlan, progress: Callable[[str], None] | None = None) -> ExportReport:
-    """Quantize, write, sync, read again, and only then publish; `progress` is told each tensor that is done.
+    """Quantize, write, sync, read again, and only then publish; `progress` is given the name of each tensor done.
 
-    An export that was interrupted or killed is taken up where it was, when plan and checkpoint are still the same.
-    Raises CheckpointError, QuantizeError, PluginError or ExportError; then nothing was left behind.
+    An export that was interrupted or killed is resumed where it stopped, if plan and checkpoint are still the same.
+    Raises CheckpointError, QuantizeError, PluginError or ExportError; nothing is left behind then.
     """
     _scan(plan)
     digest = plan.checkpoint.digest
@@ -139,7 +139,7 @@ def _hash_written(job: _Job, tensor: TensorPlan) -> str:
 
 
 def _read_again(plan: ExportPlan, path: Path, data_start: int, reports: tuple[TensorReport, ...]) -> tuple[int, str]:
-    """Size and sha256 of the file on the disk, after its header and every tensor were found to be what was planned."""
+    """Size and sha256 of the file on the disk, once its header and every tensor have been found to be as planned."""
     sizes = {(tensor.codec.layout.ggml_type, tensor.spec.shape): tensor.nbytes for tensor in plan.tensors}
     try:
         found = read_gguf(path, lambda ggml_type, shape: sizes.get((ggml_type, shape)))
@@ -169,7 +169,7 @@ def _compare(plan: ExportPlan, found: GGUFFile, data_start: int) -> None:
         for tensor in plan.tensors
     ]
     if list(found.tensors.values()) != planned or found.size != data_start + plan.data_bytes:
-        raise ExportError(f"{plan.target}: what was written does not read as what was planned")
+        raise ExportError(f"{plan.target}: what was written reads back as something other than what was planned")
 
 
 def _compare_content(plan: ExportPlan, report: TensorReport, file: BinaryIO, digest: "hashlib._Hash") -> None:
@@ -183,4 +183,6 @@ def _compare_content(plan: ExportPlan, report: TensorReport, file: BinaryIO, dig
     digest.update(padding)
     if content.hexdigest() != report.sha256 or any(padding):
         name = report.plan.spec.gguf_name
-        raise ExportError(f"{plan.target}: {name} reads otherwise than it was written; the disk or its memory fails")
+        raise ExportError(
+            f"{plan.target}: {name} reads back differently from what was written; the disk or the memory is faulty"
+        )

@@ -79,7 +79,7 @@ def file_row(report: ExportReport) -> tuple[str, ...]:
 def cost_table(report: ExportReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings, and one row for each storage class and quantizer: what it takes and what it cost.
 
-    Errors weighed by importance have a column where there was an importance matrix.
+    Errors weighted by importance have a column if there was an importance matrix.
     """
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in report.tensors:

@@ -23,7 +23,7 @@ class TernaryScaled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What --effort and --ternary-scale say."""
+    """What --effort and --ternary-scale choose."""
 
     effort: Effort = "default"
     ternary_scale: TernaryScale = "absmean"

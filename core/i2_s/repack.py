@@ -22,7 +22,7 @@ from conform.core.quantizer import Packed
 __all__ = ["RepackReport", "SourceLayout", "find_layout", "repack"]
 
 _CHUNK = 8 << 20
-# Chance alone reaches six standard deviations once in a thousand million files.
+# Chance alone reaches six standard deviations once in a billion files.
 _ENOUGH_EVIDENCE = 6.0
 _ENOUGH_MARGIN = 4.0
 
@@ -38,7 +38,7 @@ class SourceLayout:
 
 @dataclass(frozen=True, slots=True)
 class RepackReport:
-    """What was written: how many i2_s tensors hold the same values in the new layout."""
+    """What was written; so many i2_s tensors hold the same values as before in the new layout."""
 
     path: Path
     source: SourceLayout
@@ -50,10 +50,10 @@ class RepackReport:
 def find_layout(
     file: GGUFFile, asked: I2SLayout | None, checkpoint: Checkpoint | None, contract: str | None = None
 ) -> SourceLayout:
-    """The layout of the file's i2_s tensors: as asked, as its key says, as a checkpoint proves, as statistics tell.
+    """The layout of the file's i2_s tensors: as asked, as its key states, as a checkpoint proves, as statistics show.
 
-    `contract` names the checkpoint's where it does not tell itself.
-    Raises PlanError when there is no such tensor, nothing tells, or what is asked for contradicts the key.
+    `contract` names the checkpoint's contract where the checkpoint does not state it.
+    Raises PlanError without an i2_s tensor, when nothing shows its layout, and when the key contradicts what is asked.
     """
     _i2_s(file)
     stated = file.metadata.get(LAYOUT_KEY)
@@ -101,20 +101,20 @@ def repack(file: GGUFFile, source: SourceLayout, layout: I2SLayout, target: Path
 def _i2_s(file: GGUFFile) -> tuple[str, ...]:
     names = tuple(name for name, tensor in file.tensors.items() if tensor.ggml_type == I2_S)
     if not names:
-        raise PlanError(f"{file.path}: holds no i2_s tensor; there is nothing to repack")
+        raise PlanError(f"{file.path}: has no i2_s tensor, so there is nothing to repack")
     return names
 
 
 def _infer(file: GGUFFile) -> SourceLayout:
     evidence = layout_evidence(file)
     ranked = sorted(evidence.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{layout} {score:.1f}" for layout, score in ranked)
-    detail = f"channels correlate, in standard deviations above chance: {told}"
+    scores = ", ".join(f"{layout} {score:.1f}" for layout, score in ranked)
+    detail = f"channels correlate, in standard deviations above chance: {scores}"
     if len(ranked) == 1:
         return SourceLayout(ranked[0][0], "statistics", "no other layout holds these shapes")
     if not ranked or ranked[0][1] < _ENOUGH_EVIDENCE or ranked[0][1] - ranked[1][1] < _ENOUGH_MARGIN:
         raise PlanError(
-            f"{file.path}: nothing in the file tells its i2_s layout ({detail}); say it with --from "
+            f"{file.path}: nothing in the file shows its i2_s layout ({detail}); state it with --from "
             f"{'|'.join(LAYOUTS)}, or name the checkpoint that it was made from with --checkpoint"
         )
     return SourceLayout(ranked[0][0], "statistics", detail)
@@ -134,7 +134,9 @@ def _prove(file: GGUFFile, checkpoint: Checkpoint, contract: str | None) -> Sour
         matching = [layout for layout in fitting if np.array_equal(unpack_codes(found, layout, info.shape), expected)]
         if len(matching) == 1:
             return SourceLayout(matching[0], "the checkpoint", f"{spec.gguf_name} has its codes in this layout alone")
-    raise PlanError(f"{file.path}: in no layout does an i2_s tensor have the codes of {checkpoint.path}; say --from")
+    raise PlanError(
+        f"{file.path}: no i2_s tensor has the codes of {checkpoint.path} in any layout; state the layout with --from"
+    )
 
 
 def _header(file: GGUFFile, layout: I2SLayout) -> bytes:
@@ -182,4 +184,4 @@ def _compare(old: GGUFFile, old_layout: I2SLayout, new: GGUFFile, new_layout: I2
         else:
             same = np.array_equal(before, after)
         if not same:
-            raise ExportError(f"{name}: reads otherwise than it was written; the disk or its memory fails")
+            raise ExportError(f"{name}: reads back differently from what was written; the disk or the memory is faulty")

@@ -77,7 +77,7 @@ def _expected(contract: Contract) -> Mapping[str, _Expected]:
 def _check_key(file: GGUFFile, key: str, expected: _Expected) -> Iterator[Finding]:
     if key not in file.metadata:
         wanted = str(expected.kind) if expected.value is None else f"{expected.kind} {expected.value!r}"
-        yield Finding("error", key, wanted, "no such key", "a runtime would replace it by a default in silence")
+        yield Finding("error", key, wanted, "no such key", "a runtime would silently use a default instead")
         return
     found, kind = (file.metadata[key], file.key_types[key])
     if kind != expected.kind:
@@ -92,7 +92,7 @@ def _unknown(file: GGUFFile, expected: Mapping[str, _Expected], architecture: st
             continue
         # Something like rope.scaling.factor changes what a runtime computes.
         severe = key.startswith(f"{architecture}.")
-        hint = "the contract says nothing of it, and a runtime may obey it" if severe else ""
+        hint = "the contract does not mention it, and a runtime may obey it" if severe else ""
         yield Finding("error" if severe else "warning", key, "no such key", _short(file.metadata[key]), hint)
 
 

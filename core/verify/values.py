@@ -25,7 +25,7 @@ def check_values(file: GGUFFile, catalog: Catalog) -> Iterator[Finding]:
     for tensor in file.tensors.values():
         end = tensor.offset + tensor.nbytes
         if tensor.problem or end > file.size:
-            continue  # said already
+            continue  # reported already
         if tensor.ggml_type == I2_S:
             yield from _check_i2_s(tensor, file.packed(tensor.name))
         else:
@@ -47,7 +47,7 @@ def _check_finite(tensor: TensorInfo, packed: Packed, catalog: Catalog) -> Itera
     except ConformError:
         kind = ggml_type(tensor.ggml_type)
         name = kind.name if kind else f"type {tensor.ggml_type}"
-        yield Finding("warning", tensor.name, "a type that can be decoded", name, "its values were not looked at")
+        yield Finding("warning", tensor.name, "a type that can be decoded", name, "its values were not checked")
         return
     try:
         row = _first_bad_row(tensor, packed, decoder)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from conform.contract.finding import Finding
 from conform.core.checkpoint.sidecar import file_sha256
 from conform.core.errors import GGUFError
-from conform.core.verify.verify import verify
+from conform.core.verify import verify_file
 from conform.parity.evidence import Evidence, Source
 from conform.parity.verdict import Measurement, RungResult, judged
 
@@ -17,7 +17,8 @@ def judge_file(evidence: Evidence) -> RungResult:
     file = evidence.subject.file
     source = evidence.subject.source
     try:
-        findings = verify(file.path, source.contract if source else None, evidence.subject.registry)
+        contract = source.contract if source else None
+        findings = list(verify_file(file.path, evidence.subject.registry, contract).findings)
     except GGUFError as error:
         findings = [Finding("error", str(file.path), "a file that can be checked", str(error))]
     if source is not None:

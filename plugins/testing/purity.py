@@ -114,7 +114,7 @@ def _watched() -> Iterator[list[str]]:
 
 def _no_io(subject: Subject) -> str:
     values = subject.gaussian(4)
-    subject.round_trip(values)  # what is imported or compiled at the first call is no I/O of the quantizer
+    subject.round_trip(values)  # imports and compilation at the first call do not count as I/O of the quantizer
     with _watched() as seen:
         subject.round_trip(values)
     require(not seen, f"quantize() or dequantize() caused {', '.join(sorted(set(seen)))}")

@@ -23,7 +23,7 @@ from conform.core.export.transform import permute_qk
 from conform.core.gguf.read import read_gguf
 from conform.core.gguf.write import PartialFile
 from conform.core.i2_s.ternary import effective
-from conform.core.verify.verify import verify
+from conform.core.verify import verify_file
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def break_quantizer(plan, **methods):
 @pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0", "i2_s", "tq2_0"])
 def test_every_export_conforms(export, checkpoint, micro, registry, quant):
     report = export(checkpoint, micro, quant)
-    assert verify(report.path, None, registry) == []
-    assert verify(report.path, micro, registry) == []
+    assert verify_file(report.path, registry).findings == ()
+    assert verify_file(report.path, registry, micro).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_every_kind_of_model_conforms(export, make_checkpoint, micro, registry, 
     contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, **changes))
     folder = make_checkpoint(tmp_path / "variant", contract)
     report = export(folder, contract, "i2_s")
-    assert verify(report.path, None, registry) == []
+    assert verify_file(report.path, registry).findings == ()
     names = set(read_gguf(report.path).tensors)
     assert ("output.weight" in names) is not contract.model.tied_embeddings
     assert ("blk.0.ffn_sub_norm.weight" in names) is contract.model.sub_norms
@@ -262,7 +262,7 @@ def test_a_journal_that_is_damaged_is_no_obstacle(plan, checkpoint, micro, journ
     else:
         path.unlink()
     again, _ = counting(made)
-    assert verify(run_export(again).path, None, registry) == []
+    assert verify_file(run_export(again).path, registry).findings == ()
 
 
 def test_bytes_that_change_on_the_disk_are_noticed(plan, checkpoint, micro, monkeypatch):
@@ -275,7 +275,7 @@ def test_bytes_that_change_on_the_disk_are_noticed(plan, checkpoint, micro, monk
 
     monkeypatch.setattr(export_module, "PartialFile", Rotten)
     made = plan(checkpoint, micro, "f16")
-    with pytest.raises(ExportError, match="reads otherwise than it was written"):
+    with pytest.raises(ExportError, match="reads back differently from what was written"):
         run_export(made)
     assert not made.target.exists()
 
@@ -291,7 +291,7 @@ def test_a_header_that_changes_on_the_disk_is_noticed(plan, checkpoint, micro, m
 
     monkeypatch.setattr(export_module, "PartialFile", Rotten)
     made = plan(checkpoint, micro, "f16")
-    with pytest.raises(ExportError, match="does not read as what was planned"):
+    with pytest.raises(ExportError, match="reads back as something other than what was planned"):
         run_export(made)
 
 
