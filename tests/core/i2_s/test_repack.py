@@ -73,7 +73,7 @@ def test_the_user_cannot_contradict_the_file(export):
 
 def test_a_file_without_i2_s_is_refused(export, tmp_path):
     file = read_gguf(export("x86", "f16"))
-    with pytest.raises(PlanError, match="holds no i2_s tensor"):
+    with pytest.raises(PlanError, match="has no i2_s tensor"):
         repack(file, SourceLayout("x86", "the user"), "arm", tmp_path / "out.gguf")
 
 
