@@ -1,4 +1,4 @@
-"""Measure: what each quantizer would cost each tensor that a storage policy leaves open."""
+"""Measure: what each quantizer would cost each tensor that the storage policy leaves open."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -46,7 +46,7 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """One file. The header can be encoded once the checkpoint is hashed; its size does not depend on that."""
+    """One file. Its header needs the checkpoint's digest; the header's size does not depend on it."""
 
     checkpoint: Checkpoint
     contract: Contract

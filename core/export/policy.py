@@ -28,7 +28,7 @@ class TypeOverride:
 
 
 def parse_override(text: str) -> TypeOverride:
-    """The override that `PATTERN=QUANT` writes.
+    """The override that `PATTERN=QUANT` describes.
 
     Raises PlanError for anything else.
     """

@@ -78,7 +78,7 @@ def source_values(checkpoint: Checkpoint, tensor: TensorPlan) -> Float32:
 
 
 def _scan(plan: ExportPlan) -> None:
-    # A search may take hours: a NaN in the last tensor should not be found at its end.
+    # A search may take hours: a NaN in the last tensor should be found before it, not after.
     for tensor in plan.tensors:
         plan.checkpoint.check_finite(tensor.spec.name)
 

@@ -28,7 +28,7 @@ _HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template", "to
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """One key: its type, and its value unless that is not fixed by the contract."""
+    """One key: its type, and its value where the contract fixes it."""
 
     kind: KeyType
     value: str | int | float | bool | None = None

@@ -1,4 +1,4 @@
-"""Verify values: the bytes of a GGUF file's tensors, decoded piece by piece; no whole tensor is ever in memory."""
+"""Verify values: the bytes of a GGUF file's tensors, decoded piece by piece, so that no whole tensor is in memory."""
 
 from collections.abc import Iterator
 

@@ -26,7 +26,7 @@ _FLOAT_FIELDS = ("rope_base", "norm_eps")
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What came of comparing a file with a contract: every violation, errors and warnings, in the order of the file."""
+    """What came of comparing a file with a contract: every violation, errors and warnings alike."""
 
     file: Path
     contract: Contract

@@ -1,4 +1,4 @@
-"""Accuracy: the error against the bits spent, its place, its repetition, and what importance and effort do to it."""
+"""Accuracy: the error for the bits spent, where it lies, whether it repeats, and what importance and effort change."""
 
 from functools import partial
 from typing import get_args
@@ -19,7 +19,7 @@ _SPREAD = 1.005
 
 
 def error_ceiling(bits: float) -> float:
-    """The largest relative error (RMSE over RMS, gaussian values) that the bits a value excuse.
+    """The largest relative error (RMSE over RMS, gaussian values) that so many bits a value allow.
 
     No code of b bits can do better than 2^-b; four times that is within reach of the simplest uniform quantizer, and of
     the bits beyond four every second one may go to an exponent. Never worse than writing zeros.

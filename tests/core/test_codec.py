@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -117,3 +120,14 @@ def test_a_type_that_is_known_has_the_size_of_that_type():
     quantizer = type("Q8", (Plain,), {"layout": Layout(8, 32)})()
     with pytest.raises(PluginError, match=r"promises 512 bytes for shape \(4, 32\), where its tensor type takes 136"):
         Codec(quantizer, "acme 1.0").nbytes(SHAPE)
+
+
+def test_nothing_else_calls_a_quantizer():
+    root = Path(__file__).parents[2]
+    callers = {
+        path.relative_to(root).as_posix()
+        for folder in ("core", "parity", "trainer")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"\.(de)?quantize\(", path.read_text())
+    }
+    assert callers == {"core/codec.py"}
