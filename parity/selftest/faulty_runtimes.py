@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conform.core.gguf.types import ggml_type_named
+from conform.core.gguf.types import GGML_TYPES
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.goref.patch import Edit, patched_sources, read_patch
 from conform.parity.goref.toolchain import GOREF_SOURCES, build_goref
@@ -56,7 +56,7 @@ def _read_fault(path: Path) -> FaultyRuntime:
     if len(fields) != len(lines) or not {"What", "Breaks"} <= fields.keys() <= {"What", "Breaks", "Only"}:
         raise RuntimeDriverError(f"{path.name}: found the header {lines}, expected What, Breaks and perhaps Only")
     only = fields.get("Only", "")
-    if only and ggml_type_named(only) is None:
+    if only and only not in {kind.name for kind in GGML_TYPES.values()}:
         raise RuntimeDriverError(f"{path.name}: Only: {only!r} is not a tensor type")
     edits = read_patch(diff, path.name, first_line=len(lines) + 2)
     return FaultyRuntime(path.stem, fields["What"], _rung(path, fields), edits, only)

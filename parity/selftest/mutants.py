@@ -13,15 +13,15 @@ import numpy as np
 from conform.core.errors import GGUFError
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S, ValueType
+from conform.core.gguf.types import ValueType
 from conform.core.gguf.write import TensorEntry, align, encode_header
+from conform.core.i2_s.format import I2_S, TAIL
 from conform.core.metadata import KeyValue, f32, u32
 from conform.core.quantizer import Packed
 from conform.parity.verdict import RungName
 
 __all__ = ["FILE_MUTANTS", "FileMutant", "write_mutant"]
 
-_I2_S_TAIL = 32
 _NEW_ROPE_BASE = 500_000.0
 
 
@@ -105,7 +105,7 @@ def _write(draft: _Draft, target: Path) -> None:
 def _rows(draft: _Draft, name: str) -> tuple[Packed, Packed]:
     """The bytes of a matrix as (rows, bytes of a row), and the tail that i2_s has behind them."""
     shape, kind, packed = draft.tensors[name]
-    length = packed.size - (_I2_S_TAIL if kind == I2_S else 0)
+    length = packed.size - (TAIL if kind == I2_S else 0)
     return packed[:length].reshape(shape[0], -1), packed[length:]
 
 

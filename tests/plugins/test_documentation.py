@@ -66,7 +66,7 @@ def test_the_example_of_a_hook_loads(site_packages, name):
 
 def test_the_smallest_quantizer_is_certified(site_packages):
     site_packages.install("documented", modules()["quantizers"])
-    certificate = certify(load_registry().quantizer("half"))
+    certificate = certify(load_registry().quantizers["half"])
     assert certificate, certificate
 
 

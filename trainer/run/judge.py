@@ -16,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
-from conform.core.errors import QuantizeError
-from conform.core.quantizer import Quantizer
+from conform.core.codec import Codec
+from conform.core.errors import PluginError, QuantizeError
+from conform.core.i2_s.format import I2_S
 from conform.plugins.host import load_registry
 from conform.trainer.distributed.fsdp import whole
 from conform.trainer.distributed.world import World
@@ -26,7 +27,6 @@ from conform.trainer.model.ternary import activation_codes, activation_scale, ef
 
 __all__ = ["Judge", "Judgement", "departure", "find_quantizers"]
 
-_I2_S = 36  # the ggml type whose runtimes quantise activations to int8
 _HISTORY = 8
 _CHUNK = 512  # positions
 _NEGLIGIBLE = 0.005  # nats: below it no trend matters
@@ -53,17 +53,20 @@ class Judgement:
         }
 
 
-def find_quantizers(names: str) -> tuple[Quantizer, ...]:
-    """The quantizers of a comma-separated list. Raises PluginError for one that does not exist, saying which do."""
+def find_quantizers(names: str) -> tuple[Codec, ...]:
+    """The quantizers of a comma-separated list, guarded.
+
+    Raises PluginError for one that does not exist, saying which do.
+    """
     registry = load_registry() if names else None
-    return tuple(registry.quantizer(name.strip()) for name in names.split(",")) if registry else ()
+    return tuple(registry.codec(name.strip()) for name in names.split(",")) if registry else ()
 
 
 class Judge:
     """Keeps what was found so far; `earlier` are the records of a run that is resumed."""
 
     def __init__(self, names: str, spec: ModelSpec, earlier: Iterable[Mapping[str, Any]]) -> None:
-        self._quantizers = find_quantizers(names)
+        self._codecs = find_quantizers(names)
         self._spec = spec
         self._history: dict[str, list[tuple[int, float]]] = {}
         for record in earlier:
@@ -80,26 +83,25 @@ class Judge:
     @torch.no_grad()
     def _all(self, weights: Mapping[str, Tensor], tokens: Tensor, step: int) -> list[Judgement]:
         ours = _states(self._spec, weights, tokens)
-        return [self._one(quantizer, weights, tokens, ours, step) for quantizer in self._quantizers]
+        return [self._one(codec, weights, tokens, ours, step) for codec in self._codecs]
 
-    def _one(
-        self, quantizer: Quantizer, weights: Mapping[str, Tensor], tokens: Tensor, ours: Tensor, step: int
-    ) -> Judgement:
+    def _one(self, codec: Codec, weights: Mapping[str, Tensor], tokens: Tensor, ours: Tensor, step: int) -> Judgement:
         try:
-            decoded = _decoded(self._spec, weights, quantizer)
-        except QuantizeError as error:
+            decoded = _decoded(self._spec, weights, codec)
+        # A run of days must not end because a plugin that merely observes it is broken.
+        except (QuantizeError, PluginError) as error:
             nan = math.nan
-            return Judgement(quantizer.name, nan, nan, nan, f"step {step}: {quantizer.name} is impossible: {error}")
+            return Judgement(codec.name, nan, nan, nan, f"step {step}: {codec.name} is impossible: {error}")
         spec = replace(self._spec, linear="dense")
-        theirs = _states(spec, decoded, tokens, int8=quantizer.layout.ggml_type == _I2_S)
+        theirs = _states(spec, decoded, tokens, int8=codec.layout.ggml_type == I2_S)
         output = weights["model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"]
         divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten())
-        history = self._history.setdefault(quantizer.name, [])
+        history = self._history.setdefault(codec.name, [])
         kl = float(divergence.mean())
         alarm = departure(history, step, kl)
         history.append((step, kl))
         p99 = float(divergence.quantile(0.99))
-        return Judgement(quantizer.name, kl, p99, float(added.mean()), f"{quantizer.name}: {alarm}" if alarm else "")
+        return Judgement(codec.name, kl, p99, float(added.mean()), f"{codec.name}: {alarm}" if alarm else "")
 
 
 def departure(history: Sequence[tuple[int, float]], step: int, kl: float) -> str:
@@ -121,14 +123,15 @@ def departure(history: Sequence[tuple[int, float]], step: int, kl: float) -> str
     )
 
 
-def _decoded(spec: ModelSpec, weights: Mapping[str, Tensor], quantizer: Quantizer) -> dict[str, Tensor]:
+def _decoded(spec: ModelSpec, weights: Mapping[str, Tensor], codec: Codec) -> dict[str, Tensor]:
     decoded = dict(weights)
     for tensor in inventory(spec):
         if tensor.storage_class == "linear":
             # A ternary layer is exported as what it computes with, not as its latent weights.
             source = weights[tensor.name]
             values = (effective_weight(source) if spec.linear == "ternary" else source).numpy()
-            decoded[tensor.name] = torch.from_numpy(quantizer.dequantize(quantizer.quantize(values), values.shape))
+            packed = codec.pack(tensor.name, values)
+            decoded[tensor.name] = torch.from_numpy(codec.unpack(tensor.name, packed, values.shape))
     return decoded
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from conform.core.verify.verify import open_gguf
-from conform.parity.evidence import Subject
+from conform.parity.candidate import Candidate
 from conform.parity.selftest import selftest
 from conform.parity.selftest.faulty_runtimes import faulty_runtimes
 from conform.parity.selftest.mutants import FILE_MUTANTS
@@ -22,12 +22,12 @@ def plant(make_gguf, registry, monkeypatch):
         verdict = Verdict("", tuple(result(rung) for rung in RUNGS))
         monkeypatch.setattr(selftest, "judge", lambda *_arguments, **_options: verdict)
         monkeypatch.setattr(selftest, "build_faulty", lambda fault: fault.name)
-        subject = Subject(open_gguf(make_gguf(contract, quant), registry), SimpleNamespace(), registry)
+        candidate = Candidate(open_gguf(make_gguf(contract, quant), registry), SimpleNamespace(), registry)
 
         def open_runtime(_binary, file):
-            return dataclasses.replace(subject, file=file)
+            return dataclasses.replace(candidate, file=file)
 
-        return list(plant_faults(subject, open_runtime, runtimes=runtimes))
+        return list(plant_faults(candidate, open_runtime, runtimes=runtimes))
 
     return run
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from conform.contract.load import load_contract
+from conform.core.codec import Codec
 from conform.core.errors import PluginError
+from conform.core.quantizer import Layout
 from conform.trainer.distributed.world import World
 from conform.trainer.model.model import Llama
 from conform.trainer.run.judge import Judge, departure, find_quantizers
@@ -76,6 +78,27 @@ def test_weights_that_cannot_be_quantised_raise_the_alarm():
     assert found.to_json()["kl"] is None
 
 
+def test_a_broken_plugin_raises_the_alarm_and_the_run_goes_on(monkeypatch):
+    class Broken:
+        name = "broken"
+        layout = Layout(9000, 1)
+
+        def nbytes(self, shape):
+            return 4 * math.prod(shape)
+
+        def quantize(self, values, importance=None):
+            values[:] = 0
+            raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("conform.trainer.run.judge.find_quantizers", lambda _: (Codec(Broken(), "acme 1.0"),))
+    found = Judge("broken", SPEC, ()).judge(model(SPEC), TOKENS, 7, WORLD)[0]
+    assert "step 7: broken is impossible" in found.alarm
+    assert (
+        "model.layers.0.self_attn.q_proj.weight: quantizer broken of acme 1.0 failed: ZeroDivisionError" in found.alarm
+    )
+    assert found.to_json()["kl"] is None
+
+
 def test_an_unknown_quantizer_is_refused_by_name():
     with pytest.raises(PluginError, match="q9_9"):
         find_quantizers("q8_0,q9_9")
@@ -118,7 +141,7 @@ def test_a_resumed_run_remembers_its_trend():
 def test_the_costs_are_those_of_the_whole_model_s_logits(spec, monkeypatch):
     monkeypatch.setattr("conform.trainer.run.judge._CHUNK", 7)
     built, other = model(spec), model(spec)
-    quantizer = find_quantizers("q8_0")[0]
+    quantizer = find_quantizers("q8_0")[0].quantizer
     for name, parameter in other.named_parameters():
         if "_proj" in name:
             values = parameter.detach().numpy()

@@ -1,8 +1,11 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from conform.core.codec import Codec
 from conform.core.errors import PluginError, QuantizeError
-from conform.core.guard import dequantize_checked, quantize_checked
 from conform.core.quantizer import Layout
 
 SHAPE = (4, 32)
@@ -30,7 +33,7 @@ def values():
 
 
 def quantize(quantizer):
-    return quantize_checked(quantizer, "acme 1.0", "blk.0.attn_q.weight", values(), None, 512)
+    return Codec(quantizer, "acme 1.0").pack("blk.0.attn_q.weight", values())
 
 
 def broken(**methods):
@@ -55,7 +58,7 @@ def clip_in_place(values, importance=None):
 
 def test_an_honest_quantizer_passes():
     packed = quantize(Plain())
-    assert np.array_equal(dequantize_checked(Plain(), "acme 1.0", "t", packed, SHAPE), values())
+    assert np.array_equal(Codec(Plain(), "acme 1.0").unpack("t", packed, SHAPE), values())
 
 
 @pytest.mark.parametrize(
@@ -95,4 +98,36 @@ def test_a_refusal_keeps_its_words_and_gains_the_tensors_name():
 )
 def test_a_broken_decoder_is_named(dequantize_method, message):
     with pytest.raises(PluginError, match=message):
-        dequantize_checked(broken(dequantize=dequantize_method), "acme 1.0", "t", quantize(Plain()), SHAPE)
+        Codec(broken(dequantize=dequantize_method), "acme 1.0").unpack("t", quantize(Plain()), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "message"),
+    [
+        (fail, "failed to size shape .* ZeroDivisionError: oops"),
+        (lambda s: 0, "promises 0 bytes for shape"),
+        (lambda s: 512.0, "promises 512.0 bytes for shape"),
+    ],
+)
+def test_a_broken_size_is_named_with_its_owner(nbytes, message):
+    codec = Codec(broken(nbytes=nbytes), "acme 1.0")
+    for ask in (lambda: codec.nbytes(SHAPE), lambda: codec.pack("t", values())):
+        with pytest.raises(PluginError, match=f"^quantizer plain of acme 1.0 {message}"):
+            ask()
+
+
+def test_a_type_that_is_known_has_the_size_of_that_type():
+    quantizer = type("Q8", (Plain,), {"layout": Layout(8, 32)})()
+    with pytest.raises(PluginError, match=r"promises 512 bytes for shape \(4, 32\), where its tensor type takes 136"):
+        Codec(quantizer, "acme 1.0").nbytes(SHAPE)
+
+
+def test_nothing_else_calls_a_quantizer():
+    root = Path(__file__).parents[2]
+    callers = {
+        path.relative_to(root).as_posix()
+        for folder in ("core", "parity", "trainer")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"\.(de)?quantize\(", path.read_text())
+    }
+    assert callers == {"core/codec.py"}
