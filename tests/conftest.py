@@ -1,6 +1,7 @@
-"""Settings that every test shares."""
+"""Settings that every test shares, and marks that say what a test needs."""
 
 import os
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -13,3 +14,26 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("conform")
+
+# A test gets the marks of the place where it stands, and of the fixtures that it uses, directly or not.
+PLACES = {
+    "parity/goref/": "go",
+    "trainer/run/whole/": "training",
+    "plugins/test_project.py": "installs",
+}
+FIXTURES = {
+    "goref": "go",
+    "mutated_goref": "go",
+    "torchrun": "training",
+    "example_plugin": "installs",
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark every test with what it needs, so that `make check` can leave it out."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        marks = {mark for start, mark in PLACES.items() if place.startswith(start)}
+        marks |= {FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES}
+        for mark in sorted(marks):
+            item.add_marker(mark)
