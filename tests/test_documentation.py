@@ -10,8 +10,10 @@ import pytest
 from conform.core.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
-PAPERS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FOLDERS = "contract|core|plugins|parity|trainer|tests|docs|demo|bench|examples"
+PAPERS = sorted(
+    [*ROOT.glob("*.md"), *(path for folder in FOLDERS.split("|") for path in (ROOT / folder).rglob("*.md"))]
+)
 # Files that a reader would make, named in examples.
 INVENTED = {"NAME", "…", "*"}
 
