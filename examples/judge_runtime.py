@@ -22,7 +22,8 @@ def main(model: Path, program: Path | None = None) -> int:
     for rung in verdict.rungs:
         print(f"{rung.rung:15}{rung.status:9}{rung.compared} {rung.unit}  {rung.reason}")
         for number in rung.measurements:
-            print(f"    {number.measured:<10.3g}at most {number.tolerance}  {number.name}")
+            bound = "" if number.tolerance is None else f"at most {number.tolerance:.3g}"
+            print(f"    {number.measured:<10.3g}{bound:18}{number.name}")
     print("conforms" if verdict.passed else "does not conform")
     return 0 if verdict.passed else 1
 

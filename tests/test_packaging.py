@@ -69,13 +69,9 @@ def wheel(tmp_path_factory):
 @pytest.mark.installs
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel):
     paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
-    shipped = {f"conform/{path.relative_to(ROOT).as_posix()}" for path in paths if not unshipped(path)}
-    assert wheel == shipped
-
-
-def unshipped(path):
-    """What the folders hold for developers only: leftovers of Python, and papers beside data files."""
-    return "__pycache__" in path.parts or (path.suffix == ".md" and "template" not in path.parts)
+    assert wheel == {
+        f"conform/{path.relative_to(ROOT).as_posix()}" for path in paths if "__pycache__" not in path.parts
+    }
 
 
 @pytest.mark.installs
