@@ -1,7 +1,6 @@
 """Settings that every test shares, and marks that say what a test needs."""
 
 import os
-from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -15,11 +14,15 @@ settings.register_profile(
 )
 settings.load_profile("conform")
 
-# A test gets the marks of the place where it stands, and of the fixtures that it uses, directly or not.
+# A test gets the marks of the place where it stands, and of the fixtures that it uses, directly or not. The slow ones
+# were found by measuring; where only some cases of a test are slow, they are marked where they are listed.
 PLACES = {
     "parity/goref/": "go",
+    "parity/cli/test_parity.py::test_without_": "go",
     "trainer/run/whole/": "training",
     "plugins/test_project.py": "installs",
+    "plugins/cli/test_plugins.py::test_certify": "slow",
+    "plugins/quantizers/kernels/test_notice.py": "slow",
 }
 FIXTURES = {
     "goref": "go",
@@ -32,7 +35,7 @@ FIXTURES = {
 def pytest_collection_modifyitems(items):
     """Mark every test with what it needs, so that `make check` can leave it out."""
     for item in items:
-        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        place = item.nodeid.removeprefix("tests/")
         marks = {mark for start, mark in PLACES.items() if place.startswith(start)}
         marks |= {FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES}
         for mark in sorted(marks):
