@@ -14,7 +14,7 @@ LATER := go or training or installs or slow
 
 help:
 	@echo "make demo    train a tiny model on real text, export it, judge a real Go binary"
-	@echo "make check   ruff, mypy, and the tests that need neither Go nor training; under 90 seconds"
+	@echo "make check   ruff, mypy, and the tests that need neither Go nor training"
 	@echo "make test    ruff, mypy, and all tests"
 	@echo "make milestone-1   the tiny contract (16M, 32k vocabulary) in every quantisation; within an hour"
 	@echo "make milestone-2 TEXT=DIR [TRAIN=\"--steps 1000\"]   the medium contract (222M) on the machine's GPUs"
