@@ -1,4 +1,4 @@
-"""docs/parity.md says what the code does."""
+"""docs/reference/parity.md says what the code does."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from conform.parity.selftest.faulty_runtimes import faulty_runtimes
 from conform.parity.selftest.mutants import FILE_MUTANTS
 from conform.parity.verdict import RUNGS
 
-TEXT = (Path(__file__).parents[2] / "docs" / "parity.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "parity.md").read_text()
 
 
 def test_every_ceiling_is_documented():

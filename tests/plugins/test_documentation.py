@@ -1,4 +1,4 @@
-"""docs/plugins.md says what the code says."""
+"""docs/reference/plugins.md says what the code says."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ from conform.plugins import Runtime, hookspecs
 from conform.plugins.host import load_registry
 from conform.plugins.testing import CHECKS, certify
 
-TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "plugins.md").read_text()
 HOOKS = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("conform_")}
 
 

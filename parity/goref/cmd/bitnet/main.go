@@ -1,4 +1,4 @@
-// Command bitnet continues a prompt with a GGUF model and prints one line. See docs/goref.md.
+// Command bitnet continues a prompt with a GGUF model and prints one line. See docs/reference/goref.md.
 package main
 
 import (
