@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -10,6 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from conform.core.cli.console import console, print_table
+from conform.core.cli.extras import missing_extra
+from conform.core.cli.failure import report_failure
 from conform.core.cli.options import json_option
 from conform.core.cli.output import check_replaceable, write_json, write_text_atomically
 from conform.trainer.config import config_help
@@ -176,15 +177,12 @@ def _run(request: Any) -> int:
 
     try:
         status = _work(request)
-    except ConformError as error:
-        if os.environ.get("RANK", "0") == "0":
-            console(stderr=True).print(f"conform: {error}", markup=False)
-        status = 2
     except KeyboardInterrupt:
         status = 130
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        status = 70
+    except BaseException as error:
+        # What a user can mend ends all processes alike, and the first one says it; a crash is each process's own.
+        alike = isinstance(error, ConformError) or bool(missing_extra(error))
+        status = report_failure(error, silent=alike and os.environ.get("RANK", "0") != "0")
     return exit_worker(status)
 
 
