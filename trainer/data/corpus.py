@@ -148,11 +148,9 @@ def _json_text(line: bytes, text_key: str) -> str:
 
 
 def _parquet_rows(source: Source, text_key: str, _max_chars: int, on_bad: OnBad) -> _Texts:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"{source.name}: reading Parquet needs pyarrow: pip install 'gguf-conform[data]'") from error
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(source.path, pre_buffer=False) as table:
             _require_text_column(table.schema_arrow, text_key, source, pyarrow)
@@ -201,10 +199,8 @@ def _decompressed(source: Source, raw: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _zstandard(source: Source, raw: IO[bytes]) -> Iterator[IO[bytes]]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise DataError(f"{source.name}: reading .zst needs zstandard: pip install 'gguf-conform[data]'") from error
+    import zstandard
+
     try:
         yield io.BufferedReader(ZstdStream(raw), _BLOCK)
     except (EOFError, zstandard.ZstdError) as error:
