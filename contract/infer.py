@@ -1,10 +1,11 @@
 """Infer: the contract that a Hugging Face configuration describes, or why none can."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from conform.contract.errors import ContractError
-from conform.contract.load import contract_from_mapping
+from conform.contract.mapping import from_mapping
 from conform.contract.spec import Contract, StoragePolicy, TokenizerSpec
 
 __all__ = ["SENTENCEPIECE_BPE", "STANDARD_STORAGE", "contract_from_hf_config"]
@@ -32,7 +33,7 @@ _DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 def contract_from_hf_config(config: Mapping[str, Any], name: str) -> Contract:
     """The contract that `config.json` describes, with the SentencePiece recipe and storage of the shipped contracts.
 
-    Raises ContractError naming the key when the model is no Llama-style decoder that a contract can express.
+    Raises ContractError naming the key when the model is not a Llama-style decoder that a contract can express.
     """
     where = f"{name}: config.json"
     family = _FAMILIES.get(str(config.get("model_type")))
@@ -64,15 +65,11 @@ def contract_from_hf_config(config: Mapping[str, Any], name: str) -> Contract:
         "dtype": _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "f32"),
     }
     sections = {
-        "tokenizer": _fields(SENTENCEPIECE_BPE) | _special_ids(config),
-        "storage": _fields(STANDARD_STORAGE),
+        "tokenizer": dataclasses.asdict(SENTENCEPIECE_BPE) | _special_ids(config),
+        "storage": dataclasses.asdict(STANDARD_STORAGE),
     }
     why = "Inferred from the checkpoint's config.json."
-    return contract_from_mapping({"name": name, "why": why, "model": model, **sections}, where)
-
-
-def _fields(section: TokenizerSpec | StoragePolicy) -> dict[str, Any]:
-    return {field: getattr(section, field) for field in type(section).__dataclass_fields__}
+    return from_mapping(Contract, {"name": name, "why": why, "model": model, **sections}, where)
 
 
 def _special_ids(config: Mapping[str, Any]) -> dict[str, int]:

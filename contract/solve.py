@@ -139,9 +139,9 @@ def _obstacles(candidate: Candidate) -> Iterator[Obstacle]:
     }
     for name, width in widths.items():
         if width % 128:
-            yield Obstacle(f"{name} {width} is no multiple of 128 (i2_s)", blocking=True)
+            yield Obstacle(f"{name} {width} is not a multiple of 128 (i2_s)", blocking=True)
         elif width % 256:
-            yield Obstacle(f"{name} {width} is no multiple of 256 (K and IQ types)", blocking=True)
+            yield Obstacle(f"{name} {width} is not a multiple of 256 (K and IQ types)", blocking=True)
     if candidate.heads % candidate.kv_heads:
         yield Obstacle(f"{candidate.kv_heads} kv heads do not divide {candidate.heads} heads", blocking=True)
     elif candidate.heads // candidate.kv_heads == candidate.kv_heads:

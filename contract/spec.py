@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from conform.contract.errors import ContractError
+from conform.contract.mapping import Rule, from_mapping
 
 __all__ = [
     "Architecture",
@@ -24,9 +25,9 @@ LinearKind = Literal["dense", "ternary"]
 TrainingDtype = Literal["bf16", "f16", "f32"]
 StorageClass = Literal["norm", "embedding", "output", "linear"]
 
-# Larger dimensions than these belong to no model and would only serve to exhaust memory.
+# No model has larger dimensions; a hostile file might, to exhaust the memory.
 _LARGEST = 2**31 - 1
-# The inventory has about ten entries for each layer: a hostile file must not make it fill the memory.
+# The inventory has about ten entries for each layer, which a hostile file must not multiply without limit.
 _MOST_LAYERS = 10_000
 
 
@@ -115,7 +116,7 @@ class StoragePolicy:
 class Contract:
     """A named, frozen contract. Its digest covers everything but the name and the reasons given for it."""
 
-    name: str
+    name: Annotated[str, Rule("printable characters only", str.isprintable)]
     why: str
     model: ModelSpec
     tokenizer: TokenizerSpec
@@ -128,6 +129,21 @@ class Contract:
         }
         return json.dumps(_with_hex_floats(sections), sort_keys=True, separators=(",", ":"))
 
+    @classmethod
+    def from_canonical(cls, text: str, name: str, where: str) -> "Contract":
+        """The contract whose `canonical` is this text, under that name; `where` names the text in errors.
+
+        Raises InputError when it is not the canonical form of a contract, to the byte.
+        """
+        try:
+            sections = _without_hex_floats(json.loads(text))
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise ContractError(f"{where}: not the canonical form of a contract: {str(error)[:80]}") from error
+        contract = from_mapping(cls, {**sections, "name": name, "why": ""}, where)
+        if contract.canonical() != text:
+            raise ContractError(f"{where}: not in canonical form")
+        return contract
+
     @property
     def digest(self) -> str:
         """sha256 of the canonical form, in hexadecimal."""
@@ -138,6 +154,18 @@ def _with_hex_floats(value: object) -> object:
     if isinstance(value, dict):
         return {key: _with_hex_floats(item) for key, item in value.items()}
     return value.hex() if isinstance(value, float) else value
+
+
+def _without_hex_floats(sections: object) -> dict[str, Any]:
+    """The inverse, as far as the text goes along with it: what else is wrong is left to be reported by key."""
+    if not isinstance(sections, dict):
+        raise ValueError(f"found {type(sections).__name__}, expected a table")
+    model = sections.get("model")
+    if not isinstance(model, dict):
+        return sections
+    floats = [field.name for field in dataclasses.fields(ModelSpec) if field.type is float]
+    read = {name: float.fromhex(model[name]) for name in floats if isinstance(model.get(name), str)}
+    return {**sections, "model": {**model, **read}}
 
 
 def _model_problems(model: ModelSpec) -> list[str]:

@@ -1,24 +1,25 @@
 """Errors of the pipeline; the whole tree is drawn in `conform.contract.errors`."""
 
-from conform.contract.errors import ConformError
+from conform.contract.errors import ConformError, InputError
 
 __all__ = [
     "CheckpointError",
     "ConformError",
     "ExportError",
     "GGUFError",
+    "InputError",
     "PlanError",
     "PluginError",
     "QuantizeError",
 ]
 
 
-class CheckpointError(ConformError):
-    """A checkpoint that cannot be read."""
+class CheckpointError(InputError):
+    """A checkpoint that cannot be used: incomplete, malformed, or not the one that it says it is."""
 
 
-class GGUFError(ConformError):
-    """A GGUF file that cannot be read."""
+class GGUFError(InputError):
+    """A GGUF file that cannot be parsed, or does not hold what it should."""
 
 
 class PlanError(ConformError):

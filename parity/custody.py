@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 
 from conform.contract.finding import Finding
-from conform.core.checkpoint.sidecar import file_sha256
 from conform.core.errors import ConformError
+from conform.core.files.digest import file_sha256
 
 __all__ = ["Custody", "Kept"]
 

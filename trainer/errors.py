@@ -1,15 +1,15 @@
 """Errors of the trainer; the whole tree is drawn in `conform.contract.errors`."""
 
-from conform.contract.errors import ConformError
+from conform.contract.errors import ConformError, InputError
 
-__all__ = ["ConformError", "DataError", "TokenizerError", "TrainError"]
+__all__ = ["ConformError", "DataError", "InputError", "TokenizerError", "TrainError"]
 
 
 class TokenizerError(ConformError):
     """A tokenizer that cannot be trained, read or agreed on."""
 
 
-class DataError(ConformError):
+class DataError(InputError):
     """Text that cannot be read, or token shards that are missing, changed or foreign."""
 
 

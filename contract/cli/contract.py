@@ -1,5 +1,6 @@
 """conform contract: list, show, solve, check, diff, infer."""
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from conform.contract.diff import diff
 from conform.contract.dump import dump_contract
 from conform.contract.finding import failed
 from conform.contract.inventory import inventory
-from conform.contract.load import contract_to_mapping, load_contract, shipped_contracts
+from conform.contract.load import load_contract, shipped_contracts
 from conform.contract.solve import Candidate, SearchSpace, solve
 from conform.core.cli.console import print_findings, print_table
 from conform.core.cli.options import json_option
@@ -66,7 +67,7 @@ class _RatioType(click.ParamType[Fraction]):
 def contract() -> None:
     """What a model is: frozen dimensions, tokenizer and storage, with a digest.
 
-    A contract is named by what `list` shows, by the path of a spec file, or by either with +ternary or +bitnet behind.
+    A contract is named by what `list` shows, by the path of a spec file, or by either followed by +ternary or +bitnet.
     """
 
 
@@ -92,7 +93,7 @@ def list_contracts(json_path: str | None) -> int:
 def show(name: str, json_path: str | None) -> int:
     """Show the contract NAME: every field, the parameter count, the digest."""
     spec = load_contract(name)
-    report = contract_to_mapping(spec) | {"parameters": spec.model.parameters, "digest": spec.digest}
+    report = dataclasses.asdict(spec) | {"parameters": spec.model.parameters, "digest": spec.digest}
     if not write_json(report, json_path):
         click.echo(dump_contract(spec), nl=False)
         click.echo(f"\n# {spec.model.parameters:,} parameters in {len(inventory(spec.model))} tensors")
@@ -187,7 +188,7 @@ def infer(checkpoint: Path, output: Path | None, name: str | None) -> int:
     from conform.contract.infer import contract_from_hf_config
     from conform.core.files.json import read_json_object
 
-    config = read_json_object(checkpoint / "config.json")
+    config = read_json_object(checkpoint / "config.json", "a Hugging Face configuration")
     spec = dump_contract(contract_from_hf_config(config, name or checkpoint.resolve().name))
     if output is None:
         click.echo(spec, nl=False)

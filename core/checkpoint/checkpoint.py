@@ -11,8 +11,9 @@ from conform.contract.spec import Contract
 from conform.core.checkpoint.safetensors_header import StoredTensor, read_safetensors_header
 from conform.core.checkpoint.safetensors_index import read_safetensors_folder, read_safetensors_index
 from conform.core.checkpoint.safetensors_values import check_finite, equal_bytes, read_values
-from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, file_sha256, read_sidecar
+from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
 from conform.core.errors import CheckpointError
+from conform.core.files.digest import file_sha256
 from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
 
@@ -86,7 +87,7 @@ class Checkpoint:
     def read(self, name: str) -> Float32:
         """The values of one tensor as float32, a fresh array in its stored shape.
 
-        Raises CheckpointError for a name that is not there, a dtype that holds no weights, or data that have gone.
+        Raises CheckpointError for a name that is not there, a dtype that holds no weights, or data that are gone.
         """
         return read_values(name, self._find(name))
 
@@ -100,7 +101,7 @@ class Checkpoint:
             self._finite.add(name)
 
     def without_tied_copy(self) -> "Checkpoint":
-        """The same checkpoint less an `lm_head.weight` that is byte-equal to the embedding which it is tied to.
+        """The same checkpoint without an `lm_head.weight` that is byte-equal to the embedding that it is tied to.
 
         Raises CheckpointError when the two differ: then the model is not tied.
         """
@@ -124,7 +125,7 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in that folder (one file, or an index and its shards), or that one safetensors file.
 
-    Raises CheckpointError naming the file at fault.
+    Raises InputError naming the file at fault.
     """
     if path.is_dir():
         stored = read_safetensors_folder(path)
@@ -164,7 +165,8 @@ def finished_checkpoints(runs: Path) -> list[Path]:
 def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
     """The contract asked for, else the sidecar's, else the one that config.json implies.
 
-    Raises CheckpointError when the one asked for is not the one that the checkpoint was made under, or nothing tells.
+    Raises CheckpointError when the checkpoint was made under another one than that asked for, or nothing says what the
+    model is.
     """
     sidecar = checkpoint.sidecar
     if asked is not None:
@@ -172,7 +174,7 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
         if sidecar is not None and contract.digest != sidecar.contract_digest:
             raise CheckpointError(
                 f"{checkpoint.path}: made under contract {sidecar.contract.name} ({sidecar.contract_digest[:12]}), "
-                f"not {contract.name} ({contract.digest[:12]}); `conform contract diff` tells what differs"
+                f"not {contract.name} ({contract.digest[:12]}); `conform contract diff` shows what differs"
             )
         return contract
     if sidecar is not None:
@@ -180,9 +182,10 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
     if checkpoint.config_path is not None:
         from conform.contract.infer import contract_from_hf_config
 
-        return contract_from_hf_config(read_json_object(checkpoint.config_path), checkpoint.folder.resolve().name)
+        config = read_json_object(checkpoint.config_path, "a Hugging Face configuration")
+        return contract_from_hf_config(config, checkpoint.folder.resolve().name)
     raise CheckpointError(
-        f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights tells what the model is; "
+        f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights says what the model is; "
         "name its contract with --contract"
     )
 

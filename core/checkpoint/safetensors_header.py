@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conform.contract.bounded import open_regular
 from conform.core.errors import CheckpointError
 
 __all__ = ["StoredTensor", "read_safetensors_header"]
@@ -54,23 +55,18 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of one safetensors file, in the file's order.
 
     Raises CheckpointError for a header that is too large, malformed, or describes data that overlap, leave gaps or lie
-    outside the file.
+    outside the file, and InputError for a file that cannot be read.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: not a regular file")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size >= 4 and length & 0xFFFFFFFF == _GGUF:
-                raise CheckpointError(f"{path}: is a GGUF file, not a safetensors checkpoint")
-            if size < 8 or length > size - 8:
-                raise CheckpointError(f"{path}: truncated: {size} bytes cannot hold a safetensors header")
-            if length > _LARGEST_HEADER:
-                raise CheckpointError(f"{path}: a header of {length} bytes; no checkpoint needs over {_LARGEST_HEADER}")
-            content = file.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size >= 4 and length & 0xFFFFFFFF == _GGUF:
+            raise CheckpointError(f"{path}: is a GGUF file, not a safetensors checkpoint")
+        if size < 8 or length > size - 8:
+            raise CheckpointError(f"{path}: truncated: {size} bytes cannot hold a safetensors header")
+        if length > _LARGEST_HEADER:
+            raise CheckpointError(f"{path}: a header of {length} bytes; no checkpoint needs over {_LARGEST_HEADER}")
+        content = file.read(length)
     tensors = {
         name: _tensor(path, name, entry, 8 + length)
         for name, entry in _parse(path, content).items()
@@ -135,4 +131,4 @@ def _check_extents(path: Path, tensors: Mapping[str, StoredTensor], start: int, 
     if end > size:
         raise CheckpointError(f"{path}: truncated: the tensors end at byte {end}, the file at {size}")
     if end < size:
-        raise CheckpointError(f"{path}: {size - end} bytes behind the last tensor belong to no tensor")
+        raise CheckpointError(f"{path}: {size - end} bytes after the last tensor belong to no tensor")

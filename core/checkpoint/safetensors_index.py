@@ -19,7 +19,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 def read_safetensors_folder(folder: Path) -> Mapping[str, StoredTensor]:
     """The tensors of a folder: of its index, or else of its one file.
 
-    Raises CheckpointError naming the file at fault, or the folder when it holds no weights.
+    Raises InputError naming the file at fault, or the folder when it holds no weights.
     """
     if (folder / INDEX_NAME).is_file():
         return read_safetensors_index(folder / INDEX_NAME)
@@ -37,9 +37,9 @@ def _pickled(folder: Path) -> str:
 def read_safetensors_index(index: Path) -> Mapping[str, StoredTensor]:
     """The tensors of all shards that an index names.
 
-    Raises CheckpointError for a shard that is missing or does not hold exactly what the index places there.
+    Raises InputError for a shard that is missing or does not hold exactly what the index places there.
     """
-    weight_map = read_json_object(index).get("weight_map")
+    weight_map = read_json_object(index, "an index of safetensors files").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map is not a table of tensor names and file names")
     shards = sorted(set(weight_map.values()))
@@ -48,7 +48,7 @@ def read_safetensors_index(index: Path) -> Mapping[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for shard in shards:
         if Path(shard).name != shard or not shard.isprintable():
-            raise CheckpointError(f"{index}: names the shard {shard!r}, which is no file in the same folder")
+            raise CheckpointError(f"{index}: names the shard {shard!r}; expected a file in the same folder")
         tensors = read_safetensors_header(index.parent / shard)
         _check_shard(index, shard, set(tensors), weight_map)
         stored |= tensors

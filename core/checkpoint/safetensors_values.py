@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from conform.contract.bounded import open_regular
 from conform.core.checkpoint.safetensors_header import StoredTensor
 from conform.core.errors import CheckpointError
 from conform.core.quantizer import Float32
@@ -24,7 +25,7 @@ _EXPONENTS: Mapping[str, tuple[str, int]] = {
 def read_values(name: str, tensor: StoredTensor) -> Float32:
     """The values as float32, a fresh array in the stored shape; half precision is widened exactly.
 
-    Raises CheckpointError for a dtype that holds no weights, or data that have gone.
+    Raises CheckpointError for a dtype that holds no weights or a truncated file, InputError when it cannot be read.
     """
     raw = _read_raw(name, tensor)
     if tensor.dtype == "F32":
@@ -66,28 +67,22 @@ def equal_bytes(left: StoredTensor, right: StoredTensor) -> bool:
 
 
 def _chunks(tensor: StoredTensor) -> Iterator[bytes]:
-    try:
-        with tensor.path.open("rb") as file:
-            file.seek(tensor.offset)
-            for start in range(0, tensor.nbytes, _CHUNK):
-                wanted = min(_CHUNK, tensor.nbytes - start)
-                chunk = file.read(wanted)
-                if len(chunk) != wanted:
-                    raise CheckpointError(f"{tensor.path}: the file was truncated while it was read")
-                yield chunk
-    except OSError as error:
-        raise CheckpointError(f"{tensor.path}: cannot be read: {error.strerror}") from error
+    with open_regular(tensor.path) as file:
+        file.seek(tensor.offset)
+        for start in range(0, tensor.nbytes, _CHUNK):
+            wanted = min(_CHUNK, tensor.nbytes - start)
+            chunk = file.read(wanted)
+            if len(chunk) != wanted:
+                raise CheckpointError(f"{tensor.path}: the file was truncated while it was read")
+            yield chunk
 
 
 def _read_raw(name: str, tensor: StoredTensor) -> NDArray[np.uint8]:
     # Read, not mapped: a file that shrinks meanwhile is then an error, where a mapping would kill the process.
     raw = np.empty(tensor.nbytes, np.uint8)
-    try:
-        with tensor.path.open("rb") as file:
-            file.seek(tensor.offset)
-            found = file.readinto(memoryview(raw.data))
-    except OSError as error:
-        raise CheckpointError(f"{tensor.path}: cannot be read: {error.strerror}") from error
+    with open_regular(tensor.path) as file:
+        file.seek(tensor.offset)
+        found = file.readinto(memoryview(raw.data))
     if found != tensor.nbytes:
         raise CheckpointError(
             f"{tensor.path}: {name}: {found} of {tensor.nbytes} bytes are left; the file was truncated"

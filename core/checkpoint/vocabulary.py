@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from conform.contract.bounded import read_bounded
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
 
-__all__ = ["PIECE_TYPES", "Vocabulary", "check_vocabulary", "read_vocabulary"]
+__all__ = ["PIECE_TYPES", "Vocabulary", "check_vocabulary", "read_tokenizer", "read_vocabulary"]
 
 PIECE_TYPES: Mapping[int, str] = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 
@@ -52,21 +53,18 @@ class Vocabulary:
     digest: str
 
 
+def read_tokenizer(path: Path) -> bytes:
+    """The bytes of a tokenizer's file. Raises InputError when it cannot be read or is larger than any tokenizer."""
+    return read_bounded(path, _LARGEST_FILE, "a tokenizer")
+
+
 def read_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary of a SentencePiece model.
 
-    Raises CheckpointError naming the file when it is missing, larger than any tokenizer, or not such a model.
+    Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is not such a model.
     """
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"{path}: cannot be read: not a regular file")
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise CheckpointError(f"{path}: larger than {_LARGEST_FILE} bytes; this is no tokenizer")
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return _parse(content)
+        return _parse(read_tokenizer(path))
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
 
@@ -99,7 +97,7 @@ def _check_size(vocabulary: Vocabulary, contract: Contract) -> Iterator[Finding]
     count = len(vocabulary.pieces)
     if count != contract.model.vocab:
         hint = (
-            "train the tokenizer with that vocabulary size; embedding rows without a piece cannot be told to a runtime"
+            "train the tokenizer with that vocabulary size; a runtime cannot know of embedding rows that have no piece"
         )
         yield Finding("error", "tokenizer", f"{contract.model.vocab} pieces", f"{count} pieces", hint)
 

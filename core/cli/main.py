@@ -12,6 +12,9 @@ from conform.contract.errors import ConformError
 
 __all__ = ["main"]
 
+# Elsewhere there are no file locks, positioned writes or process limits, on which exports, training and parity rest.
+_PLATFORMS = ("linux", "darwin")
+
 # name → (module, attribute, help). The help stands here so that `conform --help` imports none of the modules.
 _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "contract": ("conform.contract.cli.contract", "contract", "List, show, solve, compare and check contracts."),
@@ -60,6 +63,9 @@ def main() -> None:
         # A file name need not be UTF-8, nor need a terminal know every character.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.platform not in _PLATFORMS:
+        _say(f"{sys.platform}: not a supported platform; conform runs on Linux and macOS (on Windows, in WSL)")
+        sys.exit(2)
     try:
         status = cli.main(prog_name="conform", standalone_mode=False)
         if sys.stdout is not None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from conform.core.errors import ExportError
+from conform.contract.bounded import read_bounded
+from conform.core.errors import ExportError, InputError
 from conform.core.export.cost import Cost
 from conform.core.export.plan import ExportPlan
 
@@ -31,7 +32,7 @@ def fingerprint(plan: ExportPlan, header: bytes) -> str:
     """A digest of all that decides the bytes of the file: header, quantizers with their settings, importance."""
     digest = hashlib.sha256(header)
     for tensor in plan.tensors:
-        # The repr of a quantizer that is no dataclass holds its address; then nothing is ever taken up again.
+        # The repr of a quantizer that is not a dataclass holds its address; then nothing is ever taken up again.
         digest.update(f"{tensor.quantizer!r} {tensor.owner} {tensor.transform}\n".encode())
         if tensor.importance is not None:
             digest.update(hashlib.sha256(tensor.importance.tobytes()).digest())
@@ -73,10 +74,8 @@ class Journal:
 
     def _read(self) -> dict[str, JournalEntry]:
         try:
-            if self._path.stat().st_size > _LARGEST:
-                return {}
-            lines = self._path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError):
+            lines = read_bounded(self._path, _LARGEST, "a journal").decode().split("\n")
+        except (InputError, UnicodeDecodeError):
             return {}
         if lines[0] != self._fingerprint:
             return {}

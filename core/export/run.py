@@ -10,13 +10,14 @@ from typing import BinaryIO
 import numpy as np
 
 from conform.core.checkpoint.checkpoint import Checkpoint
-from conform.core.errors import ExportError, GGUFError, QuantizeError
+from conform.core.errors import ExportError, InputError, QuantizeError
 from conform.core.export.cost import Cost, measure_cost
 from conform.core.export.journal import Journal, fingerprint
 from conform.core.export.plan import ExportPlan, TensorPlan
 from conform.core.export.transform import permute_qk
+from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, TensorInfo, read_gguf
-from conform.core.gguf.write import PartialFile, align
+from conform.core.gguf.write import align
 from conform.core.guard import dequantize_checked, quantize_checked
 from conform.core.i2_s.ternary import effective
 from conform.core.quantizer import Float32
@@ -153,7 +154,7 @@ def _read_again(plan: ExportPlan, path: Path, data_start: int, reports: tuple[Te
     sizes = {(tensor.quantizer.layout.ggml_type, tensor.spec.shape): tensor.nbytes for tensor in plan.tensors}
     try:
         found = read_gguf(path, lambda ggml_type, shape: sizes.get((ggml_type, shape)))
-    except GGUFError as error:
+    except InputError as error:
         raise ExportError(f"{plan.target}: what was written cannot be read again: {error}") from error
     _compare(plan, found, data_start)
     digest = hashlib.sha256()

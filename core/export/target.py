@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from conform.contract.bounded import open_regular
 from conform.core.errors import PlanError
 
 __all__ = ["check_target", "export_targets"]
@@ -29,7 +30,7 @@ def export_targets(quants: Sequence[str], contract_name: str, folder: Path, outp
 def _file_name(contract_name: str, quant: str) -> str:
     name = f"{contract_name}-{quant}.gguf"
     if "/" in name or name.startswith(".") or not name.isprintable():
-        raise PlanError(f"contract {contract_name!r} makes no file name; name the file with -o")
+        raise PlanError(f"contract {contract_name!r} cannot be made into a file name; name the file with -o")
     return name
 
 
@@ -43,9 +44,9 @@ def check_target(target: Path) -> None:
     if target.exists() and not target.is_file():
         raise PlanError(f"{target}: is a device or a pipe; an export is written beside its name and then moved there")
     if target.exists() and not _is_gguf(target):
-        raise PlanError(f"{target}: exists and is no GGUF file; it will not be overwritten")
+        raise PlanError(f"{target}: exists and is not a GGUF file; it will not be overwritten")
 
 
 def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(4) in (b"GGUF", b"")

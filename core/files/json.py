@@ -5,28 +5,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conform.core.errors import CheckpointError
+from conform.contract.bounded import read_bounded
+from conform.contract.errors import InputError
 
 __all__ = ["read_json_object"]
 
 _LARGEST_JSON = 100 << 20
 
 
-def read_json_object(path: Path) -> Mapping[str, Any]:
-    """The JSON object in a file.
+def read_json_object(path: Path, what: str, *, largest: int = _LARGEST_JSON, advice: str = "") -> Mapping[str, Any]:
+    """The JSON object in a file of at most `largest` bytes; `what` names what is expected there.
 
-    Raises CheckpointError for anything else.
+    Raises InputError, with `advice` at its end, for anything else.
     """
+    content = read_bounded(path, largest, what, advice=advice)
+    tail = f"; {advice}" if advice else ""
     try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError(f"{path}: not a regular file")
-        if path.stat().st_size > _LARGEST_JSON:
-            raise CheckpointError(f"{path}: larger than {_LARGEST_JSON} bytes")
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"{path}: not {what}: not JSON: {str(error)[:80]}{tail}") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}")
+        raise InputError(f"{path}: not {what}: expected a JSON object, found {type(data).__name__}{tail}")
     return data

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from conform.contract.bounded import open_regular
 from conform.contract.finding import Finding
 from conform.contract.inventory import TensorSpec
 from conform.core.errors import GGUFError
+from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, read_gguf
 from conform.core.gguf.types import ValueType
-from conform.core.gguf.write import ALIGNMENT, PartialFile, TensorEntry, align, encode_header
+from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
 from conform.core.metadata import KeyValue, string, string_array, u32
 from conform.core.quantizer import Float32
 
@@ -32,7 +34,7 @@ _COUNTS = ".counts"
 
 @dataclass(frozen=True, slots=True)
 class ImportanceEntry:
-    """What flowed into one matrix: sums (cols,) of squared activations, and how many activations were summed."""
+    """What flowed into one matrix: sums (cols,) of squared activations, and how many of them were summed."""
 
     sums: Float32
     count: float
@@ -54,25 +56,20 @@ class ImportanceMatrix:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Float32]:
-        """Tensor's name → weights, for the tensors of which something was measured."""
+        """Tensor name → weights, for every tensor that has a measurement."""
         return {name: entry.weights for name, entry in self.entries.items() if entry.count and entry.sums.any()}
 
 
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """An importance matrix in either format.
 
-    Raises GGUFError naming the file when it is neither, or truncated.
+    Raises InputError naming the file when it cannot be read, is neither, or is truncated.
     """
-    if path.exists() and not path.is_file():
-        raise GGUFError(f"{path}: cannot be read: not a regular file")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-            if magic == b"GGUF":
-                return _from_gguf(read_gguf(path))
-            content = magic + file.read(_LARGEST_LEGACY)
-    except OSError as error:
-        raise GGUFError(f"{path}: cannot be read: {error.strerror}") from error
+    with open_regular(path) as file:
+        magic = file.read(4)
+        if magic == b"GGUF":
+            return _from_gguf(read_gguf(path))
+        content = magic + file.read(_LARGEST_LEGACY)
     return _LegacyParser(path, content).parse()
 
 
@@ -138,7 +135,7 @@ def _check_entry(name: str, entry: ImportanceEntry, cols: Mapping[str, int]) -> 
 
 def _from_gguf(file: GGUFFile) -> ImportanceMatrix:
     if file.metadata.get("general.type") != "imatrix":
-        raise GGUFError(f"{file.path}: is no importance matrix: general.type is {file.metadata.get('general.type')!r}")
+        raise GGUFError(f"{file.path}: general.type is {file.metadata.get('general.type')!r}, expected 'imatrix'")
     names = [name.removesuffix(_SUMS) for name in file.tensors if name.endswith(_SUMS)]
     datasets = file.metadata.get("imatrix.datasets")
     return ImportanceMatrix(
@@ -172,12 +169,14 @@ def _vector(file: GGUFFile, name: str) -> Float32:
     if info.ggml_type != _F32:
         raise GGUFError(f"{file.path}: {name}: expected f32, found type {info.ggml_type}")
     if any(size != 1 for size in info.shape[:-1]):
-        raise GGUFError(f"{file.path}: {name}: shape {info.shape} is that of several experts; only one matrix is read")
+        raise GGUFError(
+            f"{file.path}: {name}: shape {info.shape} is that of several experts; only single matrices are read"
+        )
     return packed.view("<f4").astype(np.float32)
 
 
 class _LegacyParser:
-    """Reads forward through a .dat file; nothing is believed that does not fit what is left of it."""
+    """Reads forward through a .dat file; no length is believed that what is left of it cannot hold."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path = path
@@ -192,7 +191,7 @@ class _LegacyParser:
         for _ in range(count):
             name = self._text("the name of an entry")
             if not name.isprintable() or not name or name in entries:
-                raise self._error(f"an entry is named {name!r}, which is no name or occurs twice")
+                raise self._error(f"an entry is named {name!r}, which is not printable or occurs twice")
             calls = self._integer(f"the calls of {name}")
             values = self._integer(f"the length of {name}")
             content = np.frombuffer(self._take(4 * values, name), "<f4").astype(np.float32)
@@ -204,7 +203,7 @@ class _LegacyParser:
         return ImportanceMatrix(entries, (self._text("the data set"),), chunks)
 
     def _error(self, problem: str) -> GGUFError:
-        return GGUFError(f"{self._path}: no importance matrix: {problem} (at byte {self._position})")
+        return GGUFError(f"{self._path}: not an importance matrix: {problem} (at byte {self._position})")
 
     def _take(self, length: int, what: str) -> bytes:
         left = len(self._content) - self._position

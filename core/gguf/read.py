@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 
+from conform.contract.bounded import open_regular
 from conform.core.errors import GGUFError
 from conform.core.gguf.types import ValueType, ggml_type, tensor_nbytes
 from conform.core.quantizer import Packed
@@ -92,7 +93,7 @@ class GGUFFile:
     def packed(self, name: str) -> Packed:
         """The bytes of one tensor, mapped read-only.
 
-        Raises GGUFError for a name that is not there, a size that is not known, or data behind the file's end.
+        Raises GGUFError for a name that is not there, a size that is not known, or data past the end of the file.
         """
         tensor = self.tensors.get(name)
         if tensor is None:
@@ -112,15 +113,10 @@ def read_gguf(path: Path, sizes: SizeRule | None = None) -> GGUFFile:
     """The header of a GGUF file, version 2 or 3, little-endian.
 
     `sizes` gives the size of tensors whose type is unknown here. Data may be missing: see `packed`.
-    Raises GGUFError for whatever cannot be parsed.
+    Raises InputError for a file that cannot be read, and GGUFError for whatever cannot be parsed.
     """
-    if path.exists() and not path.is_file():
-        raise GGUFError(f"{path}: cannot be read: not a regular file")
-    try:
-        with path.open("rb") as file:
-            return _Parser(path, file, os.fstat(file.fileno()).st_size).parse(sizes or tensor_nbytes)
-    except OSError as error:
-        raise GGUFError(f"{path}: cannot be read: {error.strerror}") from error
+    with open_regular(path) as file:
+        return _Parser(path, file, os.fstat(file.fileno()).st_size).parse(sizes or tensor_nbytes)
 
 
 class _Parser:
@@ -271,7 +267,7 @@ class _Parser:
         type_id = self._integer(ValueType.UINT32, f"the type of {name}")
         offset = self._integer(ValueType.UINT64, f"the offset of {name}")
         if offset >= 1 << 62:
-            raise self._error(f"{name}: offset {offset} lies in no file")
+            raise self._error(f"{name}: offset {offset} is beyond any file")
         return name, shape, type_id, offset
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["GGML_TYPES", "I2_S", "GGMLType", "ValueType", "ggml_type", "ggml_type_named", "tensor_nbytes"]
+__all__ = ["GGML_TYPES", "I2_S", "GGMLType", "ValueType", "ggml_type", "tensor_nbytes"]
 
 I2_S = 36
 """Type id of i2_s, which only BitNet's fork of ggml knows."""
@@ -91,17 +91,10 @@ _ALL = (
 GGML_TYPES = {kind.id: kind for kind in _ALL}
 """Every tensor type that files hold and whose size is known, by id."""
 
-_BY_NAME = {kind.name: kind for kind in _ALL}
-
 
 def ggml_type(type_id: int) -> GGMLType | None:
     """The type of that id, or None for one that is not known."""
     return GGML_TYPES.get(type_id)
-
-
-def ggml_type_named(name: str) -> GGMLType | None:
-    """The type of that name, or None for one that is not known."""
-    return _BY_NAME.get(name)
 
 
 def tensor_nbytes(type_id: int, shape: tuple[int, ...]) -> int | None:

@@ -11,9 +11,10 @@ from conform.contract.inventory import inventory
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of
 from conform.core.errors import ExportError, GGUFError, PlanError
 from conform.core.export.transform import permute_qk
+from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, read_gguf
 from conform.core.gguf.types import I2_S
-from conform.core.gguf.write import PartialFile, TensorEntry, encode_header
+from conform.core.gguf.write import TensorEntry, encode_header
 from conform.core.i2_s.layout import (
     LAYOUTS,
     TAIL,

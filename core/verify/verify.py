@@ -1,15 +1,11 @@
 """Verify: a GGUF file against its contract; every violation is a finding, all at once."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from conform.contract.errors import ContractError
 from conform.contract.finding import Finding
 from conform.contract.inventory import TensorSpec, inventory
-from conform.contract.load import contract_from_mapping
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.errors import ConformError, GGUFError
@@ -20,13 +16,11 @@ from conform.core.verify.values import check_values
 
 __all__ = ["embedded_contract", "open_gguf", "verify"]
 
-_FLOAT_FIELDS = ("rope_base", "norm_eps")
-
 
 def verify(path: Path, contract: Contract | None, registry: Catalog) -> list[Finding]:
     """Everything in which the file is not what the contract says; without one, the contract that it carries counts.
 
-    Raises GGUFError when the file cannot be parsed at all, or when there is no contract to compare it with.
+    Raises InputError when the file cannot be parsed at all, or when there is no contract to compare it with.
     """
     file = open_gguf(path, registry)
     findings = list(_check_provenance(file, contract))
@@ -53,7 +47,7 @@ def open_gguf(path: Path, registry: Catalog) -> GGUFFile:
 def embedded_contract(file: GGUFFile) -> Contract:
     """The contract that the file carries.
 
-    Raises GGUFError when it carries none, or one that does not have the digest it states.
+    Raises InputError when it carries none, a malformed one, or one that does not have the digest it states.
     """
     canonical = file.metadata.get("conform.contract")
     if not isinstance(canonical, str):
@@ -64,24 +58,8 @@ def embedded_contract(file: GGUFFile) -> Contract:
             f"{file.path}: conform.contract has digest {digest}, conform.contract.digest says "
             f"{file.metadata.get('conform.contract.digest')}; the file was edited or damaged"
         )
-    try:
-        sections = json.loads(canonical)
-        name = str(file.metadata.get("conform.contract.name", "embedded"))
-        contract = contract_from_mapping({"name": name, "why": "", **_with_floats(sections)}, "conform.contract")
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, ContractError) as error:
-        raise GGUFError(f"{file.path}: conform.contract is no contract: {error!s:.200}") from error
-    if contract.canonical() != canonical:
-        raise GGUFError(f"{file.path}: conform.contract is not in canonical form")
-    return contract
-
-
-def _with_floats(sections: Any) -> dict[str, Any]:
-    # The canonical form spells floats in hexadecimal.
-    model = {
-        key: float.fromhex(value) if key in _FLOAT_FIELDS and isinstance(value, str) else value
-        for key, value in dict(sections["model"]).items()
-    }
-    return {**sections, "model": model}
+    name = str(file.metadata.get("conform.contract.name", "embedded"))
+    return Contract.from_canonical(canonical, name, f"{file.path}: conform.contract")
 
 
 def _check_provenance(file: GGUFFile, contract: Contract | None) -> Iterator[Finding]:

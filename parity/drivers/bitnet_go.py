@@ -1,6 +1,6 @@
-"""bitnet-go: drives the command line of the bitnet-go kind, and the companion tools beside the binary, where there are.
+"""bitnet-go: drives the command line of the bitnet-go kind, and the companion tools beside the binary, if any.
 
-One process per question. Nothing that the caller's environment holds reaches it but what is named here.
+One process per question. Of the caller's environment nothing reaches it; what it gets is named here.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from conform.core.checkpoint.sidecar import file_sha256
+from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step
@@ -37,6 +37,10 @@ class BitnetGoDriver:
     """Starts `bitnet --model M --prompt P …`."""
 
     name: ClassVar[str] = "bitnet-go"
+
+    def companions(self, program: Path) -> Sequence[Path]:
+        """See RuntimeDriver."""
+        return [path for name in _COMPANIONS if (path := _companion(program, name)) is not None]
 
     def open(self, program: Path, model: GGUFFile, limits: Limits) -> "BitnetGo":
         """See RuntimeDriver."""
@@ -63,7 +67,7 @@ class BitnetGo:
     @cached_property
     def identity(self) -> Identity:
         """See Runtime."""
-        files = [self._program, *filter(None, map(self._companion, _COMPANIONS))]
+        files = [self._program, *BitnetGoDriver().companions(self._program)]
         return Identity("bitnet-go", str(self._program), {path.name: file_sha256(path) for path in files})
 
     @property
@@ -107,14 +111,14 @@ class BitnetGo:
         return np.array([found[token] for token in range(vocab)], dtype=np.float32)
 
     def tokenize(self, text: str) -> tuple[int, ...] | None:
-        """See Runtime; an empty text cannot be asked for, because the companion takes it for none at all."""
+        """See Runtime; an empty text cannot be asked for: the companion takes it for a missing one."""
         if not text or "\0" in text:
             return None
         ids = self._companion_json("tokenize", [f"--prompt={text}"])
         if ids is None:
             return None
         if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-            raise RuntimeFault("answered wrongly", "tokenize printed no JSON array of whole numbers")
+            raise RuntimeFault("answered wrongly", "tokenize did not print a JSON array of whole numbers")
         return tuple(ids)
 
     def decoded_sha256(self, tensor: str) -> str | None:
@@ -123,7 +127,7 @@ class BitnetGo:
         if report is None:
             return None
         if not isinstance(report, dict) or not isinstance(report.get("sha256"), str):
-            raise RuntimeFault("answered wrongly", "ggufhash printed no JSON object with a sha256")
+            raise RuntimeFault("answered wrongly", "ggufhash did not print a JSON object with a sha256")
         return str(report["sha256"]).lower()
 
     def _generate(self, request: Request, observed: Mapping[str, str]) -> tuple[Answer, bytes]:
@@ -135,24 +139,25 @@ class BitnetGo:
         finished = self._run([self._program, *_flags(self._model, request)], environment)
         return read_answer(finished.stdout, self._model, request.prompt, request.max_tokens), finished.stderr
 
-    def _companion(self, name: str) -> Path | None:
-        path = self._program.with_name(name)
-        return path if path.is_file() and os.access(path, os.X_OK) else None
-
     def _companion_json(self, name: str, flags: Sequence[str]) -> object:
-        program = self._companion(name)
+        program = _companion(self._program, name)
         if program is None:
             return None
         finished = self._run([program, f"--model={self._model.path}", *flags], _ENVIRONMENT)
         try:
             return json.loads(finished.stdout)
         except (ValueError, RecursionError):
-            raise RuntimeFault("answered wrongly", f"{name} printed no JSON") from None
+            raise RuntimeFault("answered wrongly", f"{name} did not print JSON") from None
 
     def _run(self, arguments: Sequence[str | Path], environment: Mapping[str, str]) -> Finished:
         finished = run_program(arguments, environment, self._limits)
         raise_fault(finished, self._limits)
         return finished
+
+
+def _companion(program: Path, name: str) -> Path | None:
+    path = program.with_name(name)
+    return path if path.is_file() and os.access(path, os.X_OK) else None
 
 
 def _flags(model: GGUFFile, request: Request) -> Iterator[str]:

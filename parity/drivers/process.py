@@ -1,4 +1,4 @@
-"""Process: starts a program that nobody vouches for, and tells apart the ways in which it can end.
+"""Process: starts an untrusted program, and tells apart the ways in which it can end.
 
 No shell, an environment of our choosing, nothing on stdin but what is given, a process group of its own; wall time,
 memory and output are limited, those of its descendants with it, and whatever is left of them is killed at the end.
@@ -26,7 +26,7 @@ Ending: TypeAlias = Literal["exited", "signalled", "timed out", "too much output
 
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.05
-# A grandchild may hold the pipes open after the program has ended; nobody waits for it longer than this.
+# A grandchild may hold the pipes open after the program has ended; it is given no more time than this.
 _GRACE_SECONDS = 0.5
 
 
@@ -38,7 +38,6 @@ class Finished:
     code: int
     stdout: bytes
     stderr: bytes
-    seconds: float
 
 
 def run_program(
@@ -46,27 +45,29 @@ def run_program(
     environment: Mapping[str, str],
     limits: Limits,
     stdin: bytes = b"",
-    folder: Path | None = None,
 ) -> Finished:
-    """Run it to its end or to its limits; `stdin` is all that it can read there, `folder` where it works.
+    """Run it to its end or to its limits; `stdin` is all that it can read there.
 
     Raises RuntimeDriverError when it cannot be started.
     """
-    started = time.monotonic()
+    deadline = time.monotonic() + limits.seconds
     adopt_orphans()
     mark = new_mark()
-    child = _start(arguments, {**environment, **mark}, stdin, folder)
+    child = _start(arguments, {**environment, **_places(limits.folder), **mark}, stdin, limits.folder)
     descendants = Descendants(child.pid, mark)
     try:
         _limit_memory(child.pid, limits.memory)
-        stdout, stderr, stopped = _Watch(child, descendants, limits, started).until_the_end()
+        stdout, stderr, stopped = _Watch(child, descendants, limits, deadline).until_the_end()
     finally:
         _end(child, descendants)
     code = child.wait()
-    seconds = time.monotonic() - started
     if stopped is not None:
-        return Finished(stopped, code, stdout, stderr, seconds)
-    return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr, seconds)
+        return Finished(stopped, code, stdout, stderr)
+    return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr)
+
+
+def _places(folder: Path | None) -> Mapping[str, str]:
+    return {} if folder is None else {"HOME": str(folder), "TMPDIR": str(folder)}
 
 
 def _start(
@@ -115,13 +116,13 @@ class _Watch:
     """Reads both pipes until they close, a limit is passed, or the program has been gone for a moment."""
 
     def __init__(
-        self, child: subprocess.Popen[bytes], descendants: Descendants, limits: Limits, started: float
+        self, child: subprocess.Popen[bytes], descendants: Descendants, limits: Limits, deadline: float
     ) -> None:
         self._child = child
         self._descendants = descendants
-        self._looked = started
+        self._looked = 0.0
         self._limits = limits
-        self._deadline = started + limits.seconds
+        self._deadline = deadline
         self._gone_since: float | None = None
         self._read: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from conform.core.errors import GGUFError
+from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import I2_S, ValueType
-from conform.core.gguf.write import PartialFile, TensorEntry, align, encode_header
+from conform.core.gguf.write import TensorEntry, align, encode_header
 from conform.core.metadata import KeyValue, f32, u32
 from conform.core.quantizer import Packed
 from conform.parity.verdict import RungName

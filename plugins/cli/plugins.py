@@ -1,6 +1,5 @@
 """`conform plugins`: list what is installed, certify a quantizer, check a receipt, start a new plugin."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from conform.core.cli.console import console, print_findings, print_table
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import PluginError
+from conform.core.files.json import read_json_object
 from conform.plugins.registry import Registry
 
 __all__ = ["plugins"]
@@ -104,13 +104,8 @@ def receipt(file: Path, json_path: str | None) -> int:
 
 
 def _read_receipt(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes()[:_LARGEST_RECEIPT])
-    except OSError as error:
-        raise PluginError(f"{file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise PluginError(f"{file}: not a receipt: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("quantizer"), str):
+    content = dict(read_json_object(file, "a receipt", largest=_LARGEST_RECEIPT))
+    if not isinstance(content.get("quantizer"), str):
         raise PluginError(f"{file}: not a receipt; expected what `conform plugins certify NAME --json FILE` wrote")
     return content
 

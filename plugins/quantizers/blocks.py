@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform.core.errors import QuantizeError
+from conform.core.files.cores import usable_cores
 from conform.core.quantizer import Float32, Packed
 
 __all__ = ["checked_packed", "checked_rows", "column_weights", "frozen", "packed_size", "run_rows", "threads"]
@@ -86,7 +87,7 @@ def column_weights(name: str, importance: Float32 | None, cols: int) -> Float32:
 def threads() -> int:
     """How many threads may work: CONFORM_THREADS, or the cores this process may use."""
     asked = os.environ.get("CONFORM_THREADS", "")
-    return max(1, int(asked)) if asked.isdecimal() else len(os.sched_getaffinity(0))
+    return max(1, int(asked)) if asked.isdecimal() else usable_cores()
 
 
 def run_rows(kernel: RowKernel, rows: Float32, weights: Float32, row_bytes: int) -> Packed:

@@ -1,6 +1,6 @@
 import pytest
 
-from conform.contract.errors import ContractError
+from conform.contract.errors import InputError
 from conform.contract.infer import contract_from_hf_config
 
 LLAMA = {
@@ -55,5 +55,5 @@ def test_bitnet_has_sub_norms_and_ternary_linears():
     ],
 )
 def test_what_no_contract_expresses_is_named(change, message):
-    with pytest.raises(ContractError, match=message):
+    with pytest.raises(InputError, match=message):
         contract_from_hf_config(LLAMA | change, "x")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from conform.contract.dump import dump_contract
-from conform.contract.errors import ContractError
+from conform.contract.errors import ContractError, InputError
 from conform.contract.load import load_contract, shipped_contracts
 
 
@@ -60,7 +60,7 @@ def test_a_whole_number_is_accepted_where_a_float_is_meant(spec):
     ],
 )
 def test_an_error_names_file_and_key(spec, old, new, message):
-    with pytest.raises(ContractError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_contract(str(spec(old, new)))
     assert "mine.toml" in str(error.value)
 
@@ -77,5 +77,5 @@ def test_an_unknown_variant_lists_what_exists():
 
 def test_a_huge_file_is_refused(tmp_path):
     (tmp_path / "huge.toml").write_text("#" * (1 << 21))
-    with pytest.raises(ContractError, match="no spec file"):
+    with pytest.raises(InputError, match="larger than 1048576 bytes; expected a contract"):
         load_contract(str(tmp_path / "huge.toml"))

@@ -56,8 +56,8 @@ def test_equal_head_ratio_is_a_caution():
 def test_widths_that_do_not_divide_are_obstacles():
     space = SearchSpace(range(1, 2), range(320, 321), range(5, 6), range(1, 2), 64, 1000, ffn_mult=Fraction(2))
     texts = [obstacle.text for obstacle in solve(space, 10**6, limit=1)[0].obstacles()]
-    assert texts[0] == "hidden 320 is no multiple of 128 (i2_s)"
-    assert "ffn 640 is no multiple of 256 (K and IQ types)" in texts
+    assert texts[0] == "hidden 320 is not a multiple of 128 (i2_s)"
+    assert "ffn 640 is not a multiple of 256 (K and IQ types)" in texts
 
 
 @pytest.mark.parametrize("ffn", [{}, {"ffn_mult": Fraction(4), "ffn_multiple_of": 256}])

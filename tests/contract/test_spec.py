@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from conform.contract.errors import ContractError
+from conform.contract.errors import ContractError, InputError
 from conform.contract.load import load_contract, shipped_contracts
+from conform.contract.spec import Contract
 
 # Frozen: a contract is replaced by a new version under a new name, never edited.
 DIGESTS = {
@@ -76,3 +77,32 @@ def test_a_contradiction_names_its_field(field, value, message):
 def test_bitnet_ties_its_output():
     with pytest.raises(ContractError, match="tied_embeddings"):
         dataclasses.replace(load_contract("nano+bitnet").model, tied_embeddings=False)
+
+
+@pytest.mark.parametrize("name", [*shipped_contracts(), "nano+bitnet"])
+def test_the_canonical_form_reads_back(name):
+    contract = dataclasses.replace(load_contract(name), why="")
+    assert Contract.from_canonical(contract.canonical(), contract.name, "here") == contract
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[1:], "not the canonical form of a contract"),
+        (lambda text: "[]", "not the canonical form of a contract"),
+        (lambda text: "[" * 100_000, "not the canonical form of a contract"),
+        (lambda text: text.replace('"0x1.3880000000000p+13"', '"0x1p+99999"'), "not the canonical form of a contract"),
+        (lambda text: text.replace('"0x1.3880000000000p+13"', '"ten"'), "not the canonical form of a contract"),
+        (lambda text: text.replace('"0x1.3880000000000p+13"', "10000.0"), "not in canonical form"),
+        (lambda text: text.replace('"layers":2', '"layers":2.0'), "model.layers = 2.0"),
+        (lambda text: text.replace('"layers":2', '"layers":0'), "model.layers = 0"),
+        (lambda text: text.replace("{", '{"name":"x",', 1), "not in canonical form"),
+        (lambda text: text.replace(",", ", "), "not in canonical form"),
+        (lambda text: "{}", "missing model"),
+    ],
+)
+def test_anything_but_the_canonical_form_is_refused(change, message):
+    text = load_contract("nano").canonical()
+    assert change(text) != text
+    with pytest.raises(InputError, match=f"^here: {message}"):
+        Contract.from_canonical(change(text), "x", "here")

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 from conform.contract.infer import SENTENCEPIECE_BPE, STANDARD_STORAGE
 from conform.contract.inventory import inventory
 from conform.contract.spec import Contract, ModelSpec
-from conform.core.checkpoint.sidecar import Sidecar, file_sha256, write_sidecar
+from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
+from conform.core.files.digest import file_sha256
 from conform.plugins.host import load_registry
 
 VOCAB = 400

@@ -15,18 +15,18 @@ from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
 from conform.contract.spec import Contract, ModelSpec
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.sidecar import Sidecar, file_sha256, write_sidecar
+from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
 from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
+from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
+from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
-from conform.parity.evidence import Source, Subject
 from conform.parity.goref.toolchain import build_goref
-from conform.parity.ladder import judge
-from conform.parity.progress import silent
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
+from conform.parity.launcher import Launcher
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.selftest.faulty_runtimes import edited_sources
@@ -168,6 +168,8 @@ def make_runtime(goref, registry) -> Callable[..., BitnetGo]:
 def judged_file(goref, registry) -> Callable[..., Verdict]:
     """The verdict on a file that was exported from, or damaged after the export from, a checkpoint."""
 
+    from conform.parity.judgement import judge  # imports torch, which the tests of single rungs do without
+
     def run(gguf: Path, checkpoint: Path | None, program: Path = goref, scope: Scope = SMALL_SCOPE) -> Verdict:
         file = open_gguf(gguf, registry)
         source = tokenizer = None
@@ -176,8 +178,9 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
             assert opened.sidecar is not None
             source = Source(opened, opened.sidecar.contract)
             tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
-        runtime = BitnetGoDriver().open(program, file, LIMITS)
-        return judge(Subject(file, runtime, registry, source, tokenizer), scope, LIMITS, silent, keep_going=True)
+        launcher = Launcher(BitnetGoDriver(), "gguf-conform", program, LIMITS)
+        candidate = Candidate(file, launcher.open(file), registry, source, tokenizer, launcher)
+        return judge(candidate, scope, LIMITS, keep_going=True)
 
     return run
 

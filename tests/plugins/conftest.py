@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
-from conform.core.checkpoint.sidecar import Sidecar, file_sha256, write_sidecar
+from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
+from conform.core.files.digest import file_sha256
 
 # A distribution of its own: its folder is installed, not collected.
 collect_ignore = ["example-plugin"]

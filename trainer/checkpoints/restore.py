@@ -1,7 +1,6 @@
 """Restore: a checkpoint's tensors back into model and optimiser, on any number of processes."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from conform.core.files.json import read_json_object
 from conform.trainer.checkpoints.snapshot import OPTIMIZER_STEM, WEIGHTS_STEM
 from conform.trainer.checkpoints.state import TrainState, restore_random
 from conform.trainer.distributed.fsdp import assign
@@ -17,7 +17,7 @@ from conform.trainer.distributed.world import World
 from conform.trainer.errors import TrainError
 from conform.trainer.run.optimizer import slots
 
-__all__ = ["read_tensors", "restore"]
+__all__ = ["restore"]
 
 
 def restore(path: Path, state: TrainState, model: nn.Module, optimizer: AdamW, world: World) -> None:
@@ -32,14 +32,6 @@ def restore(path: Path, state: TrainState, model: nn.Module, optimizer: AdamW, w
     random = path / f"resume/random-{world.rank:05d}.json"
     if state.environment.world == world.size:
         restore_random(random.read_text(), world.device)
-
-
-def read_tensors(path: Path, stem: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the checkpoint's file of that stem, or of the shards that its index names."""
-    for file in _files(path, stem):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  # not a mapping
-                yield name, tensors.get_tensor(name)
 
 
 def _fill(targets: Iterable[tuple[str, Tensor]], path: Path, stem: str) -> None:
@@ -65,5 +57,5 @@ def _files(path: Path, stem: str) -> list[Path]:
     index = path / f"{stem}.safetensors.index.json"
     if not index.is_file():
         return [path / f"{stem}.safetensors"]
-    names = json.loads(index.read_text())["weight_map"].values()
+    names = read_json_object(index, "an index of safetensors files")["weight_map"].values()
     return [index.parent / Path(name).name for name in dict.fromkeys(names)]

@@ -11,7 +11,7 @@ from conform.trainer.checkpoints.snapshot import Snapshot, write_files
 from conform.trainer.checkpoints.store import CheckpointStore
 from conform.trainer.config import TrainConfig
 from conform.trainer.distributed.world import World
-from conform.trainer.errors import TrainError
+from conform.trainer.errors import ConformError, TrainError
 
 __all__ = ["Saver"]
 
@@ -57,10 +57,10 @@ class Saver:
         self._store.prune(self._config)
 
     def _together(self, step: int, work: Any) -> None:
-        problem: TrainError | OSError | None = None
+        problem: ConformError | OSError | None = None
         try:
             work()
-        except (TrainError, OSError) as error:
+        except (ConformError, OSError) as error:
             problem = error
         # One that fails must not leave the others waiting.
         if self._world.all_well(problem is None):

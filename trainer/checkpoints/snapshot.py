@@ -1,7 +1,6 @@
 """Snapshot: a run's state at one step, copied off the devices and divided among the processes as files to write."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from conform.contract.spec import Contract
+from conform.core.files.atomic import sync_path
 from conform.trainer.checkpoints.huggingface import huggingface_config
 from conform.trainer.checkpoints.state import TrainState, capture_random
 from conform.trainer.distributed.fsdp import whole
@@ -97,10 +97,10 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
             mode = path.stat().st_mode
             save_file(dict(tensors), path, metadata={"format": "pt"})
             path.chmod(mode)  # safetensors makes files that nobody else may read
-            _sync(path)
+            sync_path(path)
         for name, content in snapshot.texts.items():
             (folder / name).write_bytes(content)
-            _sync(folder / name)
+            sync_path(folder / name)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise TrainError(f"{folder.parent}: cannot be written: {reason}") from error
@@ -111,11 +111,3 @@ def _index(files: Mapping[str, str], named: list[tuple[str, Tensor]]) -> bytes:
     weight_map = {name: Path(file).name for name, file in files.items()}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     return (json.dumps(index, indent=2) + "\n").encode()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

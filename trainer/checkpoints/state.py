@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from conform.contract.mapping import from_mapping
+from conform.core.files.json import read_json_object
 from conform.trainer.errors import TrainError
 
 __all__ = ["Environment", "TrainState", "capture_random", "read_state", "restore_random"]
@@ -63,16 +65,11 @@ class TrainState:
 
 
 def read_state(path: Path) -> TrainState:
-    """The state in that file. Raises TrainError when it cannot be read or lacks a field."""
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise TrainError(f"{path}: larger than {_LARGEST_FILE} bytes; this is no training state")
-        data = json.loads(path.read_text())
-        if data.pop("format", None) != _FORMAT:
-            raise TrainError(f"{path}: this version reads format {_FORMAT}")
-        return TrainState(**{**data, "environment": Environment(**data["environment"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise TrainError(f"{path}: no training state that this version can read: {error}") from error
+    """The state in that file. Raises InputError when it cannot be read, TrainError when it is of another format."""
+    data = dict(read_json_object(path, "a training state", largest=_LARGEST_FILE))
+    if (found := data.pop("format", None)) != _FORMAT:
+        raise TrainError(f"{path}: format = {found!r:.80}: this version reads format {_FORMAT}")
+    return from_mapping(TrainState, data, str(path))
 
 
 def capture_random(device: torch.device) -> str:

@@ -1,5 +1,6 @@
-"""Checkpointing: a run's checkpoints: written whole or not at all, the newest valid one found, old ones removed."""
+"""Store: the checkpoints of a run, written whole or not at all, the newest valid one found, old ones removed."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from conform.contract.spec import Contract
-from conform.core.checkpoint.sidecar import Sidecar, file_sha256, read_sidecar, write_sidecar
-from conform.core.errors import CheckpointError
+from conform.core.checkpoint.sidecar import Sidecar, read_sidecar, write_sidecar
+from conform.core.files.atomic import sync_path
+from conform.core.files.digest import file_sha256
 from conform.trainer.checkpoints.snapshot import Snapshot
 from conform.trainer.checkpoints.state import TrainState, read_state
 from conform.trainer.config import TrainConfig
-from conform.trainer.errors import TrainError
+from conform.trainer.errors import InputError, TrainError
 
 __all__ = ["CheckpointStore", "Found", "Torn"]
 
@@ -65,7 +67,7 @@ class CheckpointStore:
             path = self.path(step)
             try:
                 return Found(path, _verified(path, step), tuple(torn))
-            except (CheckpointError, TrainError) as error:
+            except (InputError, TrainError) as error:
                 torn.append(Torn(path, str(error)))
         return Found(None, None, tuple(torn))
 
@@ -78,7 +80,7 @@ class CheckpointStore:
     def commit(self, snapshot: Snapshot, contract: Contract, trainer: Mapping[str, Any]) -> Path:
         """Hash the files of the temporary folder, write the sidecar last, and give the folder its name.
 
-        Raises TrainError when that cannot be done.
+        Raises TrainError when the folder cannot be written, CheckpointError when the sidecar cannot.
         """
         state = snapshot.state
         temporary, final = self.temporary(state.step), self.path(state.step)
@@ -96,21 +98,19 @@ class CheckpointStore:
                 trainer={**trainer, "config": dict(state.config), "resume": resume},
             )
             write_sidecar(temporary, sidecar)
-            _sync_folder(temporary / "resume")
-            _sync_folder(temporary)
+            sync_path(temporary / "resume")
+            sync_path(temporary)
             _replace_folder(temporary, final)
-            _sync_folder(self.folder)
-        except (OSError, CheckpointError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise TrainError(f"{final}: cannot be written: {reason}") from error
+            sync_path(self.folder)
+        except OSError as error:
+            raise TrainError(f"{final}: cannot be written: {error.strerror}") from error
         return final
 
     def annotate(self, step: int, held_out: Mapping[str, float]) -> None:
         """Add what the evaluation at that step found to its sidecar; nothing happens without such a checkpoint."""
         path = self.path(step)
         if (sidecar := read_sidecar(path)) is not None:
-            values = {item: getattr(sidecar, item) for item in Sidecar.__dataclass_fields__}
-            write_sidecar(path, Sidecar(**{**values, "held_out": dict(held_out)}))
+            write_sidecar(path, dataclasses.replace(sidecar, held_out=dict(held_out)))
 
     def prune(self, config: TrainConfig) -> None:
         """Remove all but the last `keep_last` checkpoints and those of steps divisible by `keep_every`."""
@@ -151,11 +151,3 @@ def _replace_folder(source: Path, target: Path) -> None:
         os.replace(target, aside)
     os.replace(source, target)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

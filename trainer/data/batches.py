@@ -23,7 +23,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive documents, the place behind them, the bytes of sources read so far, and what was left out."""
+    """Consecutive documents, the place after them, the bytes of sources read so far, and what was left out."""
 
     texts: tuple[str, ...]
     then: Place

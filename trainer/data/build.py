@@ -7,7 +7,6 @@ nor on how often the build was interrupted. `manifest.json` is written last; unt
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.checkpoint.vocabulary import read_tokenizer, read_vocabulary
 from conform.core.files.atomic import write_atomically
+from conform.core.files.cores import usable_cores
+from conform.core.files.lock import FolderLock
 from conform.trainer.data.batches import Place, read_batches
 from conform.trainer.data.corpus import MAX_CHARS
 from conform.trainer.data.encode import Encoder, in_order
-from conform.trainer.data.journal import JOURNAL_NAME, Journal, Progress, read_journal
+from conform.trainer.data.journal import JOURNAL_NAME, BuildJournal, Progress, read_journal
 from conform.trainer.data.manifest import (
     MANIFEST_NAME,
     SPLITS,
@@ -79,7 +80,7 @@ def build_data(
     _require_recipe(recipe)
     if workers < 0:
         raise DataError(f"--workers {workers}: expected a positive number, or 0 for one per core")
-    workers = workers or _cores()
+    workers = workers or usable_cores()
     sources = find_sources(inputs, suffixes)
     with ThreadPoolExecutor(workers) as pool:
         records = tuple(
@@ -114,7 +115,7 @@ class _Build:
         if min(self.bos_id, self.eos_id) < 0:
             raise DataError(f"{model}: has no bos or eos piece, which delimit documents; train one by conform's recipe")
         self.dtype = "uint16" if self.vocab <= _LARGEST_UINT16_VOCAB else "uint32"
-        self.model_bytes = model.read_bytes()
+        self.model_bytes = read_tokenizer(model)
         self.sha256 = hashlib.sha256(self.model_bytes).hexdigest()
         facts = [dataclasses.astuple(recipe), [dataclasses.astuple(record) for record in records], self.sha256]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -137,15 +138,15 @@ class _Build:
             )
         return manifest
 
-    def _start(self) -> Journal:
+    def _start(self) -> BuildJournal:
         if foreign := sorted(path.name for path in self.out.iterdir() if not path.name.startswith(".")):
             raise DataError(f"{self.out}: not empty (it holds {foreign[0]}); choose a new folder")
         splits: dict[SplitName, Progress] = {name: Progress([]) for name in SPLITS}
-        journal = Journal(self.fingerprint, 0, 0, {}, splits)
+        journal = BuildJournal(self.fingerprint, 0, 0, {}, splits)
         journal.write(self.out)
         return journal
 
-    def _write_shards(self, journal: Journal, workers: int, on_status: Callable[[BuildStatus], None]) -> None:
+    def _write_shards(self, journal: BuildJournal, workers: int, on_status: Callable[[BuildStatus], None]) -> None:
         encoder = Encoder(self.model_bytes, self.dtype, self.bos_id, self.eos_id, self.recipe.held_out)
         total = sum(source.nbytes for source in self.sources)
         start = Place(journal.source, journal.document)
@@ -168,7 +169,7 @@ class _Build:
                 writer.finish()
             journal.save(self.out, writers)
 
-    def _finish(self, journal: Journal) -> Manifest:
+    def _finish(self, journal: BuildJournal) -> Manifest:
         self._require_both_splits(journal)
         splits = {name: self._split(name, journal.splits[name]) for name in SPLITS}
         manifest = Manifest(
@@ -197,7 +198,7 @@ class _Build:
         tokens = sum(shard.tokens for shard in progress.shards)
         return Split(progress.documents, progress.bytes, tokens, tuple(progress.shards))
 
-    def _require_both_splits(self, journal: Journal) -> None:
+    def _require_both_splits(self, journal: BuildJournal) -> None:
         documents = {name: journal.splits[name].documents for name in SPLITS}
         if all(documents.values()):
             return
@@ -220,21 +221,13 @@ def _require_recipe(recipe: Recipe) -> None:
         )
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Two builds into one folder would mix their tokens; the second is refused."""
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
+    lock = FolderLock(folder)
+    if not lock.acquire():
+        raise DataError(f"{folder}: another build is writing there; wait for it or choose another folder")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError as error:
-        raise DataError(f"{folder}: another build is writing there; wait for it or choose another folder") from error
     finally:
-        os.close(descriptor)
+        lock.release()

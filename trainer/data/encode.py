@@ -1,7 +1,7 @@
 """Encode: batches of documents → token ids of both splits, in threads.
 
 Threads, not processes: SentencePiece encodes and hashlib hashes with the interpreter's lock released, so threads use
-all cores, and no text or ids travel between processes, no process is left behind and none starts slowly.
+all cores, and nothing travels between processes, no process is left over and none starts slowly.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Journal: how far a build has come, so that a killed one goes on where it was instead of starting again."""
+"""Build journal: how far a build has come, so that a killed one goes on where it was instead of starting again."""
 
 import dataclasses
 import hashlib
@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from conform.contract.mapping import Rule, from_mapping
 from conform.core.files.atomic import write_atomically
+from conform.core.files.json import read_json_object
 from conform.trainer.data.batches import Batch
 from conform.trainer.data.encode import Encoded
 from conform.trainer.data.manifest import SPLITS, Shard, SplitName
 from conform.trainer.data.shards import ShardWriter
 from conform.trainer.errors import DataError
 
-__all__ = ["JOURNAL_NAME", "Journal", "Progress", "read_journal"]
+__all__ = ["JOURNAL_NAME", "BuildJournal", "Progress", "read_journal"]
 
 JOURNAL_NAME = "build.json"
 
@@ -33,14 +35,14 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Journal:
+class BuildJournal:
     """Everything up to document `document` of source `source` is on disk. `fingerprint` is of what is being built."""
 
     fingerprint: str
     source: int
     document: int
     skipped: dict[str, int]
-    splits: dict[SplitName, Progress]
+    splits: Annotated[dict[SplitName, Progress], Rule("both splits", lambda splits: splits.keys() == set(SPLITS))]
 
     def advance(self, batch: Batch, encoded: Mapping[SplitName, Encoded]) -> None:
         """Count a batch whose tokens have been handed to the writers."""
@@ -65,35 +67,25 @@ class Journal:
         write_atomically(folder / JOURNAL_NAME, json.dumps({**facts, "sha256": _digest(facts)}).encode())
 
 
-def read_journal(folder: Path, fingerprint: str) -> Journal | None:
-    """The journal of an interrupted build of exactly this, or None when there is no journal.
+def read_journal(folder: Path, fingerprint: str) -> BuildJournal | None:
+    """The journal of an interrupted build of exactly this, or None when there is none.
 
-    Raises DataError when it is of another build, or damaged.
+    Raises InputError when it is damaged, DataError when it was changed or is of another build.
     """
     path = folder / JOURNAL_NAME
     if not path.exists():
         return None
-    try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        if data.pop("sha256") != _digest(data):
-            raise ValueError("not as it was written")  # one sentence for every damage
-        splits = {name: _progress(data["splits"][name]) for name in SPLITS}
-        journal = Journal(data["fingerprint"], int(data["source"]), int(data["document"]), data["skipped"], splits)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: damaged; delete {folder} and build again") from error
+    advice = f"delete {folder} and build again"
+    data = dict(read_json_object(path, "the journal of a build", advice=advice))
+    if data.pop("sha256", None) != _digest(data):
+        raise DataError(f"{path}: damaged; {advice}")
+    journal = from_mapping(BuildJournal, data, str(path))
     if journal.fingerprint != fingerprint:
         raise DataError(
             f"{folder}: holds an unfinished build of other inputs, tokenizer or options; "
             "repeat it as it was started, delete the folder or choose another"
         )
     return journal
-
-
-def _progress(data: dict[str, Any]) -> Progress:
-    shards = [Shard(**shard) for shard in data["shards"]]
-    return Progress(
-        shards, int(data["open_tokens"]), str(data["open_sha256"]), int(data["documents"]), int(data["bytes"])
-    )
 
 
 def _digest(facts: Mapping[str, Any]) -> str:

@@ -18,13 +18,13 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from conform.core.checkpoint.sidecar import file_sha256
+from conform.core.files.digest import file_sha256
 from conform.trainer.data.manifest import Manifest, Shard, manifest_digest, read_manifest
 from conform.trainer.data.permutation import permute
 from conform.trainer.data.shards import Tokens, open_shard
 from conform.trainer.errors import DataError
 
-__all__ = ["Batch", "TokenLoader", "TokenStream", "Verify", "refuse_foreign_shards"]
+__all__ = ["Batch", "SampleOrder", "TokenLoader", "TokenStream", "Verify"]
 
 Batch = NDArray[np.int64]
 """(sequences, sequence length + 1) token ids."""
@@ -95,7 +95,7 @@ class TokenStream:
 class TokenLoader:
     """The batches of one rank. Use as a context manager, or `close()` it, to end its prefetching thread.
 
-    Raises DataError when the folder holds no finished build, a shard is missing, truncated, changed or foreign, the
+    Raises InputError when the folder holds no finished build, a shard is missing, truncated, changed or foreign, the
     data is shorter than one sequence, or `world` does not divide the global batch.
     """
 
@@ -112,27 +112,19 @@ class TokenLoader:
         _require_shape(seq_len, global_batch, rank, world)
         self.manifest = read_manifest(folder)
         self.manifest_digest = manifest_digest(folder)
-        refuse_foreign_shards(folder, self.manifest)
+        _refuse_foreign_shards(folder, self.manifest)
         self.folder, self.seq_len, self.global_batch, self.seed = folder, seq_len, global_batch, seed
         self._rows = range(rank * (global_batch // world), (rank + 1) * (global_batch // world))
         self._train = TokenStream(folder, self.manifest, self.manifest.train.shards, verify)
         self._held_out = TokenStream(folder, self.manifest, self.manifest.held_out.shards, verify)
         self.windows = _windows(folder, "train", len(self._train), seq_len)
         self.held_out_windows = _windows(folder, "held-out", len(self._held_out), seq_len)
-        self._order = _Order(self.windows, seed)
+        self._order = SampleOrder(self.windows, seed)
         self._prefetch = _Prefetch(self)
 
     def batch(self, step: int) -> Batch:
         """This rank's rows of batch `step` (from 0); the following steps are read ahead in a thread."""
         return self._prefetch.take(step)
-
-    def epoch_of(self, step: int) -> int:
-        """The epoch of the first sample of that step."""
-        return step * self.global_batch // self.windows
-
-    def place_of(self, sample: int) -> int:
-        """The window that the sample of that global index is: the pure function behind `batch`."""
-        return int(self._order.windows(sample, sample + 1)[0])
 
     def held_out(self, batch_size: int) -> Iterator[Batch]:
         """Every held-out window in stream order, the same on every rank; the last batch may be smaller."""
@@ -159,8 +151,11 @@ class TokenLoader:
         return self._train.read(windows * self.seq_len, self.seq_len + 1)
 
 
-class _Order:
-    """The window of every sample, computed a block at a time: a shuffle of few numbers costs as much as one of many."""
+class SampleOrder:
+    """The window of every sample, a pure function of its number and the seed.
+
+    It is computed a block at a time, for a shuffle of few numbers costs as much as one of many.
+    """
 
     def __init__(self, windows: int, seed: int) -> None:
         self._windows, self._seed = windows, seed
@@ -182,7 +177,7 @@ class _Order:
 
 
 class _Prefetch:
-    """Reads the steps after the one last asked for; asking for any other step is as right, only not ahead."""
+    """Reads the steps after the one last asked for; any other step is read when it is asked for."""
 
     def __init__(self, loader: TokenLoader) -> None:
         self._loader = loader
@@ -207,7 +202,7 @@ class _Prefetch:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def refuse_foreign_shards(folder: Path, manifest: Manifest) -> None:
+def _refuse_foreign_shards(folder: Path, manifest: Manifest) -> None:
     """Raises DataError naming a token file in the folder that the manifest does not list."""
     known = {shard.name for shard in manifest.shards}
     for path in sorted(folder.glob("*.bin")):

@@ -1,15 +1,17 @@
 """Manifest: what a folder of token shards holds, hash by hash. It is written last, so a folder with one is complete."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args
 
+from conform.contract.mapping import Rule, from_mapping
+from conform.core.files.digest import file_sha256
+from conform.core.files.json import read_json_object
 from conform.trainer.errors import DataError
 
 __all__ = [
@@ -25,7 +27,6 @@ __all__ = [
     "SplitName",
     "manifest_digest",
     "read_manifest",
-    "unigram_perplexity",
 ]
 
 MANIFEST_NAME = "manifest.json"
@@ -38,11 +39,13 @@ SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 _FORMAT = 1
 _LARGEST_FILE = 1 << 28  # a million sources need 150 MB; anything larger would only serve to exhaust memory
-_LARGEST_COUNT = 2**62
 _LARGEST_VOCAB = 1 << 22  # as of a SentencePiece model; counting tokens takes eight bytes for each
 _LARGEST_LOSS = 64.0  # nats per token: more than the logarithm of any count of tokens
 _SHARD_NAME = re.compile(r"(train|held_out)-\d{5,9}\.bin")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ADVICE = "build the data with `conform data build`, or let an interrupted build finish"
+_Count = Annotated[int, Rule("a number from 0 to 2^62", lambda count: 0 <= count <= 2**62)]
+_Loss = Annotated[float, Rule(f"a number from 0 to {_LARGEST_LOSS} nats per token", lambda x: 0 <= x <= _LARGEST_LOSS)]
+_Sha256 = Annotated[str, Rule("64 hexadecimal digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +53,17 @@ class Shard:
     """One file of `tokens` little-endian ids; `sha256` is of its bytes."""
 
     name: str
-    tokens: int
-    sha256: str
+    tokens: _Count
+    sha256: _Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """One side of the data: the concatenation of its shards is one stream of documents, `bytes` their UTF-8 size."""
 
-    documents: int
-    bytes: int
-    tokens: int
+    documents: _Count
+    bytes: _Count
+    tokens: _Count
     shards: tuple[Shard, ...]
 
 
@@ -69,17 +72,17 @@ class SourceRecord:
     """A file that the tokens came from; its name holds no absolute path."""
 
     name: str
-    bytes: int
-    sha256: str
+    bytes: _Count
+    sha256: _Sha256
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything besides sources and tokenizer that decides the bytes of the shards."""
 
-    held_out: float
-    shard_tokens: int
-    max_chars: int
+    held_out: Annotated[float, Rule("a fraction between 0 and 1", lambda share: 0 < share < 1)]
+    shard_tokens: _Count
+    max_chars: _Count
     text_key: str
 
 
@@ -93,16 +96,16 @@ class Manifest:
 
     format: int
     dtype: str
-    vocab: int
-    bos_id: int
-    eos_id: int
+    vocab: _Count
+    bos_id: _Count
+    eos_id: _Count
     tokenizer_sha256: str
     tokenizer_semantic_digest: str
     train: Split
     held_out: Split
-    unigram_loss: float
+    unigram_loss: _Loss
     recipe: Recipe
-    skipped: dict[str, int]
+    skipped: dict[str, _Count]
     sources: tuple[SourceRecord, ...]
 
     def split(self, name: SplitName) -> Split:
@@ -132,76 +135,19 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a finished build.
 
-    Raises DataError naming file and key when it is missing, malformed or contradicts itself.
+    Raises InputError naming file and key when it is missing or malformed, DataError when it contradicts itself.
     """
-    data, path = _load(folder), folder / MANIFEST_NAME
-    try:
-        manifest: Manifest = _parse(Manifest, data, "")
-        if problem := _contradiction(manifest):
-            raise _MalformedError(problem)
-    except _MalformedError as error:
-        raise DataError(f"{path}: {error}; build the data again") from error
+    path = folder / MANIFEST_NAME
+    data = read_json_object(path, "a manifest", largest=_LARGEST_FILE, advice=_ADVICE)
+    manifest = from_mapping(Manifest, data, str(path))
+    if problem := _contradiction(manifest):
+        raise DataError(f"{path}: {problem}; build the data again")
     return manifest
 
 
 def manifest_digest(folder: Path) -> str:
-    """sha256 of manifest.json, which binds a checkpoint to its data. Raises DataError when it cannot be read."""
-    return hashlib.sha256(_bytes(folder)).hexdigest()
-
-
-def unigram_perplexity(folder: Path) -> float:
-    """`Manifest.unigram_perplexity` of the data in that folder."""
-    return read_manifest(folder).unigram_perplexity
-
-
-def _bytes(folder: Path) -> bytes:
-    path = folder / MANIFEST_NAME
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise DataError(f"{path}: {path.stat().st_size} bytes is no manifest; expected at most {_LARGEST_FILE}")
-        return path.read_bytes()
-    except OSError as error:
-        hint = "build the data with `conform data build`, or let an interrupted build finish"
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
-
-
-def _load(folder: Path) -> object:
-    try:
-        return json.loads(_bytes(folder))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{folder / MANIFEST_NAME}: not JSON: {str(error)[:80]}; build the data again") from error
-
-
-class _MalformedError(Exception):
-    """What is wrong with a manifest."""
-
-
-def _parse(kind: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _parse_fields(kind, value, key)
-    if get_origin(kind) is tuple:
-        items = _expect(list, value, key)
-        return tuple(_parse(get_args(kind)[0], item, f"{key}[{number}]") for number, item in enumerate(items))
-    if get_origin(kind) is dict:
-        return {name: _parse(int, count, f"{key}.{name}") for name, count in _expect(dict, value, key).items()}
-    return _expect(kind, value, key)
-
-
-def _parse_fields(kind: Any, value: Any, key: str) -> Any:
-    hints = get_type_hints(kind)
-    if _expect(dict, value, key).keys() != hints.keys():
-        odd = ", ".join(sorted(str(name)[:40] for name in value.keys() ^ hints.keys()))
-        raise _MalformedError(f"{key or 'manifest'}: missing or unknown keys: {odd}")
-    return kind(**{name: _parse(hint, value[name], f"{key}.{name}".lstrip(".")) for name, hint in hints.items()})
-
-
-def _expect(kind: type, value: Any, key: str) -> Any:
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or isinstance(value, bool):
-        raise _MalformedError(f"{key or 'manifest'}: expected {kind.__name__}, found {type(value).__name__}")
-    if isinstance(value, int | float) and not 0 <= value <= _LARGEST_COUNT:
-        raise _MalformedError(f"{key} = {str(value)[:40]}: expected a number from 0 to {_LARGEST_COUNT}")
-    return value
+    """sha256 of manifest.json, which binds a checkpoint to its data. Raises InputError when it cannot be read."""
+    return file_sha256(folder / MANIFEST_NAME)
 
 
 def _contradiction(manifest: Manifest) -> str | None:
@@ -213,15 +159,11 @@ def _contradiction(manifest: Manifest) -> str | None:
         return f"vocab = {manifest.vocab}: does not fit into {manifest.dtype}, or is larger than any tokenizer"
     if max(manifest.bos_id, manifest.eos_id) >= manifest.vocab:
         return f"bos_id = {manifest.bos_id}, eos_id = {manifest.eos_id}: expected ids below vocab = {manifest.vocab}"
-    if manifest.unigram_loss > _LARGEST_LOSS:
-        return f"unigram_loss = {manifest.unigram_loss}: expected at most {_LARGEST_LOSS} nats per token"
     for name in SPLITS:
         split = manifest.split(name)
         for number, shard in enumerate(split.shards):
             if not _SHARD_NAME.fullmatch(shard.name) or shard.name != f"{name}-{number:05d}.bin":
                 return f"{name}.shards[{number}].name = {shard.name[:80]!r}: expected {name}-{number:05d}.bin"
-            if not _DIGEST.fullmatch(shard.sha256):
-                return f"{name}.shards[{number}].sha256: expected 64 hexadecimal digits"
             if not shard.tokens:
                 return f"{name}.shards[{number}].tokens = 0: expected at least one token"
         if split.tokens != sum(shard.tokens for shard in split.shards) or not split.tokens:

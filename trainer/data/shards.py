@@ -8,6 +8,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conform.core.files.digest import hash_rest
 from conform.trainer.data.manifest import DTYPES, Shard, SplitName
 from conform.trainer.errors import DataError
 
@@ -74,7 +75,7 @@ class ShardWriter:
             self._file = None
 
     def resume(self, shards: list[Shard], open_tokens: int, open_sha256: str) -> None:
-        """Go on behind those shards and `open_tokens` tokens of the next one, cutting off what was written after.
+        """Go on after those shards and `open_tokens` tokens of the next one, cutting off what was written later.
 
         Raises DataError naming the shard that is missing or too short, or the open one when its bytes have changed.
         """
@@ -97,7 +98,7 @@ class ShardWriter:
             raise DataError(f"{part}: changed since the interrupted build; delete the folder and build again")
         os.truncate(part, nbytes)
         with part.open("rb") as file:
-            self._hash = hashlib.file_digest(file, hashlib.sha256)
+            self._hash = hash_rest(file)
         if self.open_sha256 != open_sha256:
             raise DataError(f"{part}: changed since the interrupted build; delete the folder and build again")
         self._file = part.open("ab")

@@ -1,6 +1,5 @@
 """Sources: which files an input means, in an order that is the same on every machine."""
 
-import hashlib
 import os
 import stat
 import sysconfig
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from conform.contract.bounded import open_regular
+from conform.core.files.digest import hash_rest
 from conform.trainer.errors import DataError
 
 __all__ = ["NAMED_CORPORA", "TEXT_SUFFIXES", "Kind", "Source", "find_sources", "source_sha256"]
@@ -43,7 +44,7 @@ def find_sources(inputs: Sequence[str], suffixes: Iterable[str] = ()) -> tuple[S
 
     In folders, hidden entries are left out, links to folders are not followed, and only text suffixes (plus
     `suffixes`), .jsonl, .ndjson and .parquet count, each also as .gz or .zst. Raises DataError naming the input that
-    is missing, holds no text, or is no regular file.
+    is missing, holds no text, or is not a regular file.
     """
     if not inputs:
         raise DataError("no input: expected at least one file, folder or named corpus")
@@ -52,13 +53,13 @@ def find_sources(inputs: Sequence[str], suffixes: Iterable[str] = ()) -> tuple[S
 
 
 def source_sha256(source: Source) -> str:
-    """sha256 of the file's bytes as they lie on disk. Raises DataError when it cannot be read or has changed size."""
-    try:
-        with source.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            nbytes = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise DataError(f"{source.path}: cannot be read: {error.strerror}") from error
+    """sha256 of the file's bytes as they lie on disk.
+
+    Raises InputError when it cannot be read, DataError when it is not of the size that was found before.
+    """
+    with open_regular(source.path) as file:
+        digest = hash_rest(file).hexdigest()
+        nbytes = file.tell()
     if nbytes != source.nbytes:
         raise DataError(f"{source.path}: expected {source.nbytes} bytes, found {nbytes}; it changes while it is read")
     return digest

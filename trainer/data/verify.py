@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conform.contract.finding import Finding, Severity
-from conform.core.checkpoint.sidecar import file_sha256
 from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.files.digest import file_sha256
 from conform.trainer.data.journal import JOURNAL_NAME
 from conform.trainer.data.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_NAME, Manifest, Shard, read_manifest
 from conform.trainer.data.shards import open_shard
 from conform.trainer.data.unigram import token_counts, unigram_loss
-from conform.trainer.errors import ConformError
+from conform.trainer.errors import InputError
 from conform.trainer.tokenizer.recipe import semantic_digest
 
 __all__ = ["verify_data"]
@@ -21,7 +21,7 @@ _RESTORE = "restore it or build the data again"
 def verify_data(folder: Path) -> list[Finding]:
     """Missing, truncated, changed and foreign files, ids outside the vocabulary, and a wrong tokenizer.
 
-    Raises DataError when there is no manifest that can be read.
+    Raises InputError when the manifest cannot be read.
     """
     manifest = read_manifest(folder)
     findings = [*_check_files(folder, manifest), *_check_tokenizer(folder, manifest)]
@@ -59,7 +59,7 @@ def _check_shard(folder: Path, shard: Shard, manifest: Manifest) -> Iterator[Fin
     try:
         tokens = open_shard(folder, shard, manifest.dtype)
         found = file_sha256(folder / shard.name)
-    except ConformError as error:
+    except InputError as error:
         yield Finding("error", shard.name, f"{shard.tokens} tokens", str(error))
         return
     if found != shard.sha256:

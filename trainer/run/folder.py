@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -12,15 +10,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from conform.contract.errors import ConformError
-from conform.contract.load import contract_from_mapping, contract_to_mapping
+from conform.contract.mapping import from_mapping
 from conform.contract.spec import Contract
-from conform.core.errors import CheckpointError
+from conform.core.checkpoint.vocabulary import read_tokenizer
 from conform.core.files.atomic import write_atomically
 from conform.core.files.json import read_json_object
+from conform.core.files.lock import FolderLock
 from conform.trainer.config import TrainConfig, config_to_toml, read_config
 from conform.trainer.data.manifest import manifest_digest, read_manifest
-from conform.trainer.errors import TrainError
+from conform.trainer.errors import ConformError, InputError, TrainError
 
 __all__ = ["RunFolder", "RunRecord", "code_digest", "code_version", "tokenizer_of"]
 
@@ -43,12 +41,23 @@ class RunRecord:
         return hashlib.sha256(self.tokenizer).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredRecord:
+    """run.json: the digest of each thing beside the thing itself or the place where it lies."""
+
+    contract: Contract
+    contract_digest: str
+    data: str
+    data_digest: str
+    tokenizer_digest: str
+
+
 class RunFolder:
     """RUN: run.json, config.toml, tokenizer.model, metrics.jsonl, checkpoints/, and complete.json at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._locked: int | None = None
+        self._lock = FolderLock(path)
 
     def exists(self) -> bool:
         """True when a run was begun here."""
@@ -69,7 +78,7 @@ class RunFolder:
             if any(self.path.iterdir()):
                 raise TrainError(f"{self.path}: holds other files; choose an empty folder for --out")
             (self.path / "checkpoints").mkdir()
-            (self.path / _TOKENIZER).write_bytes(record.tokenizer)
+            write_atomically(self.path / _TOKENIZER, record.tokenizer)
             self.update(record)
         except OSError as error:
             raise TrainError(f"{self.path}: cannot be written: {error.strerror}") from error
@@ -80,56 +89,40 @@ class RunFolder:
         Raises TrainError when one trains here already, and still does after `patience` seconds. On file systems that
         have no locks nothing is kept from anyone.
         """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        deadline = time.monotonic() + patience
-        while not _flock(descriptor):
-            if time.monotonic() > deadline:
-                os.close(descriptor)
-                raise TrainError(f"{self.path}: another process is training there; wait until it ends, or stop it")
-            time.sleep(0.1)
-        self._locked = descriptor
+        if not self._lock.acquire(patience):
+            raise TrainError(f"{self.path}: another process is training there; wait until it ends, or stop it")
 
     def unlock(self) -> None:
         """Let other processes train here."""
-        if self._locked is not None:
-            os.close(self._locked)
-            self._locked = None
+        self._lock.release()
 
     def update(self, record: RunRecord) -> None:
         """Write config.toml and run.json; the latter last, for it makes the folder a run."""
-        data = {
-            "contract": contract_to_mapping(record.contract),
-            "contract_digest": record.contract.digest,
-            "data": str(record.data.resolve()),
-            "data_digest": record.data_digest,
-            "tokenizer_digest": record.tokenizer_digest,
-        }
+        stored = _StoredRecord(
+            contract=record.contract,
+            contract_digest=record.contract.digest,
+            data=str(record.data.resolve()),
+            data_digest=record.data_digest,
+            tokenizer_digest=record.tokenizer_digest,
+        )
         settings = "# The resolved settings of this run.\n" + config_to_toml(record.config)
         write_atomically(self.path / _CONFIG, settings.encode())
-        write_atomically(self.path / _RECORD, (json.dumps(data, indent=1) + "\n").encode())
+        write_atomically(self.path / _RECORD, (json.dumps(dataclasses.asdict(stored), indent=1) + "\n").encode())
 
     def read_record(self) -> RunRecord:
         """The run's record as it was written: its data may have moved or changed since.
 
-        Raises TrainError when the folder holds no run, or a damaged one.
+        Raises TrainError when the folder holds no run or its parts do not belong together, InputError for damaged ones.
         """
         if not self.exists():
             raise TrainError(f"{self.path}: holds no run: there is no {self.path / _RECORD}")
-        try:
-            stored = read_json_object(self.path / _RECORD)
-            tokenizer = (self.path / _TOKENIZER).read_bytes()
-            contract = contract_from_mapping(stored["contract"], f"{self.path / _RECORD}: contract")
-            data, digest = Path(stored["data"]), str(stored["data_digest"])
-            expected = {"contract": stored["contract_digest"], "tokenizer": stored["tokenizer_digest"]}
-        except OSError as error:
-            raise TrainError(f"{self.path}: holds no run: {error.strerror}: {error.filename}") from error
-        except CheckpointError as error:
-            raise TrainError(f"{error}; the run cannot be resumed") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainError(f"{self.path / _RECORD}: damaged: {error!r}; the run cannot be resumed") from error
-        record = RunRecord(contract, read_config(str(self.path / _CONFIG)), data, tokenizer, digest)
-        _require_digest(self.path / _RECORD, "contract", contract.digest, expected["contract"])
-        _require_digest(self.path / _TOKENIZER, "tokenizer", record.tokenizer_digest, expected["tokenizer"])
+        path = self.path / _RECORD
+        stored = from_mapping(_StoredRecord, read_json_object(path, "the record of a run"), str(path))
+        tokenizer = read_tokenizer(self.path / _TOKENIZER)
+        config = read_config(str(self.path / _CONFIG))
+        record = RunRecord(stored.contract, config, Path(stored.data), tokenizer, stored.data_digest)
+        _require_digest(path, "contract", record.contract.digest, stored.contract_digest)
+        _require_digest(self.path / _TOKENIZER, "tokenizer", record.tokenizer_digest, stored.tokenizer_digest)
         return record
 
     def read(self, data: Path | None = None) -> RunRecord:
@@ -154,26 +147,13 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not complete."""
         try:
-            values: dict[str, Any] = json.loads((self.path / _COMPLETE).read_text())
-        except (OSError, ValueError):
+            return dict(read_json_object(self.path / _COMPLETE, "the end of a run"))
+        except InputError:
             return None
-        return values
 
     def reopen(self) -> None:
         """Take the mark away: the run is to become longer."""
         (self.path / _COMPLETE).unlink(missing_ok=True)
-
-
-def _flock(descriptor: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # not every network file system has locks
-        return True
-    return True
 
 
 def _require_digest(where: Path, what: str, seen: str, expected: str) -> None:
@@ -187,14 +167,11 @@ def _require_digest(where: Path, what: str, seen: str, expected: str) -> None:
 def tokenizer_of(data: Path, contract: Contract) -> bytes:
     """The tokenizer.model beside token shards.
 
-    Raises TrainError when it is not the one of the manifest, or neither is the one of the contract.
+    Raises TrainError when it is not the one of the manifest, or not the one of the contract.
     """
     manifest = read_manifest(data)
     path = data / _TOKENIZER
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TrainError(f"{path}: cannot be read: {error.strerror}; build the data again") from error
+    content = read_tokenizer(path)
     found = hashlib.sha256(content).hexdigest()
     if found != manifest.tokenizer_sha256:
         raise TrainError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from conform.contract.bounded import open_regular
 from conform.core.files.atomic import write_atomically
 from conform.trainer.errors import TrainError
 
@@ -47,12 +48,12 @@ class Metrics:
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
     """Every record of a run, in order; a last line that was cut short is left out.
 
-    Raises TrainError naming the line that is no record.
+    Raises TrainError naming the line that is not a record.
     """
     path = run / METRICS_NAME
     if not path.is_file():
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
             if len(line) == _LONGEST_LINE:
                 raise TrainError(f"{path}:{number}: longer than any record, {_LONGEST_LINE} bytes or more")

@@ -6,12 +6,18 @@ from typing import Any
 
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
-from conform.core.checkpoint.vocabulary import PIECE_TYPES, Vocabulary, check_vocabulary, read_vocabulary
+from conform.core.checkpoint.vocabulary import (
+    PIECE_TYPES,
+    Vocabulary,
+    check_vocabulary,
+    read_tokenizer,
+    read_vocabulary,
+)
 from conform.trainer.errors import TokenizerError
 from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS, RESERVED_TEXTS
 from conform.trainer.tokenizer.recipe import find_tokenizer
 from conform.trainer.tokenizer.report import lost_in_round_trip
-from conform.trainer.tokenizer.score_merge import Merger
+from conform.trainer.tokenizer.score_merge import ScoreMerge
 
 __all__ = ["check_tokenizer"]
 
@@ -22,7 +28,7 @@ _RETRAIN = "train one with `conform tokenizer train`"
 def check_tokenizer(path: Path, contract: Contract | None = None) -> list[Finding]:
     """Everything in the tokenizer that keeps a runtime from agreeing with it, or from fitting the contract.
 
-    Raises CheckpointError or TokenizerError when the file is no SentencePiece model at all.
+    Raises InputError or TokenizerError when the file is not a SentencePiece model at all.
     """
     model = find_tokenizer(path)
     vocabulary = read_vocabulary(model)
@@ -37,8 +43,8 @@ def _load(model: Path) -> Any:
     import sentencepiece
 
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
-    except (RuntimeError, OSError) as error:
+        return sentencepiece.SentencePieceProcessor(model_proto=read_tokenizer(model))
+    except RuntimeError as error:
         raise TokenizerError(f"{model}: SentencePiece cannot load it: {str(error)[:200]}") from error
 
 
@@ -88,11 +94,11 @@ def _check_spelling(vocabulary: Vocabulary) -> Iterator[Finding]:
 
 
 def _check_agreement(vocabulary: Vocabulary, processor: Any) -> Iterator[Finding]:
-    merger = Merger(vocabulary)
+    merge = ScoreMerge(vocabulary)
     texts = (*HOSTILE_TEXTS, *RESERVED_TEXTS)
-    differing = [text for text in texts if merger.encode(text) != processor.encode(text)]
+    differing = [text for text in texts if merge.encode(text) != processor.encode(text)]
     if differing:
-        ids = [str(encode(differing[0])[:12]) for encode in (processor.encode, merger.encode)]
+        ids = [str(encode(differing[0])[:12]) for encode in (processor.encode, merge.encode)]
         hint = (
             f"{len(differing)} of {len(texts)} hostile texts differ; the runtime's tokens would not be SentencePiece's"
         )

@@ -1,4 +1,4 @@
-"""Tokenizer: trains the SentencePiece model by the one recipe on which a score-merging runtime can agree."""
+"""Recipe: how a SentencePiece model is trained so that a runtime that merges by score agrees with it."""
 
 import hashlib
 import io
@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conform.core.checkpoint.sidecar import file_sha256
+from conform.contract.toml import toml_text
 from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.files.atomic import write_atomically
+from conform.core.files.digest import file_sha256
 from conform.trainer.data.corpus import MAX_CHARS, read_documents, refuse
 from conform.trainer.data.sources import Source, find_sources, source_sha256
 from conform.trainer.errors import DataError, TokenizerError
@@ -70,8 +71,8 @@ def train_tokenizer(
 
     The model's bytes depend on the texts, their order and `vocab` only: not on paths, threads or the working folder.
     Of more than `sample_chars` characters, a part of the documents chosen by their hash is used.
-    Raises TokenizerError when the vocabulary cannot be had from this text, and DataError for unreadable input, to which
-    documents that cannot be used belong unless `skip_bad`.
+    Raises TokenizerError when the vocabulary cannot be reached with this text, and InputError for input that cannot be
+    read, or holds documents that cannot be used unless `skip_bad`.
     """
     if vocab < _SMALLEST_VOCAB:
         raise TokenizerError(
@@ -142,7 +143,9 @@ def _sample(texts: Callable[[], Iterator[str]], most: int) -> list[str]:
     share = min(1.0, most / total)
     sample = [text for text in texts() if share == 1.0 or _fraction(text) < share]
     if not sample:
-        raise TokenizerError(f"--sample-chars {most}: no document is so short; give more, there are {total} characters")
+        raise TokenizerError(
+            f"--sample-chars {most}: no document is that short; give a larger number, the text has {total} characters"
+        )
     return sample
 
 
@@ -177,7 +180,7 @@ def _train(texts: Sequence[str], vocab: int) -> bytes:
 def _why(message: str, vocab: int) -> str:
     if found := re.search(r"Please set it to a value <= (\d+)", message):
         return (
-            f"a vocabulary of {vocab} cannot be had from this text: the largest possible is {found[1]}; "
+            f"a vocabulary of {vocab} cannot be reached with this text: the largest possible is {found[1]}; "
             f"give more text, or --vocab {found[1]} or less"
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
@@ -191,18 +194,9 @@ def _recipe_toml(sources: Sequence[Source], vocab: int, text_key: str, sample_ch
     import sentencepiece
 
     options = {"sentencepiece": sentencepiece.__version__, "vocab_size": vocab, **RECIPE}
-    lines = ["# How tokenizer.model was made.", "[recipe]"]
-    lines += [f"{key} = {_scalar(value)}" for key, value in options.items()]
-    lines += ["", "[corpus]", f"text_key = {_scalar(text_key)}", f"sample_chars = {sample_chars}"]
-    for source in sources:
-        lines += ["", "[[corpus.sources]]", f"name = {_scalar(source.name)}", f"bytes = {source.nbytes}"]
-        lines += [f'sha256 = "{source_sha256(source)}"']
-    return "\n".join(lines) + "\n"
-
-
-def _scalar(value: object) -> str:
-    # TOML wants DEL escaped, which JSON does not, and knows no surrogate pairs, which JSON would escape into.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    files = [{"name": source.name, "bytes": source.nbytes, "sha256": source_sha256(source)} for source in sources]
+    corpus = {"text_key": text_key, "sample_chars": sample_chars, "sources": files}
+    return "# How tokenizer.model was made.\n" + toml_text({"recipe": options, "corpus": corpus})
 
 
 def _make_folder(folder: Path) -> None:

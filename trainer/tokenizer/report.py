@@ -1,4 +1,4 @@
-"""Tokenizer report: how well a tokenizer fits its text, and whether any text is lost in it."""
+"""Tokenizer report: how well a tokenizer fits its text, and whether any text does not survive it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.checkpoint.vocabulary import read_tokenizer, read_vocabulary
 from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS
 
 __all__ = ["TokenizerReport", "lost_in_round_trip", "measure"]
@@ -47,7 +47,7 @@ def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str
     import sentencepiece
 
     types = np.array(read_vocabulary(model).types)
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=read_tokenizer(model))
     counts = np.zeros(len(types), np.int64)
     for text in texts:
         counts += np.bincount(np.array(processor.encode(text), np.int64), minlength=len(types))

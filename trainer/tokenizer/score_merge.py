@@ -1,8 +1,8 @@
-"""Merge: the runtime's tokenizer, written plainly from its description and without SentencePiece.
+"""Score merge: how a runtime encodes text, written plainly from its description and without SentencePiece.
 
-One `▁` is put before the text and every space becomes `▁`; then, over code points, the adjacent pair whose
-concatenation is the piece of highest score is merged, the leftmost first among equals, until none is left. A symbol
-that is no piece becomes its UTF-8 bytes as `<0xNN>` pieces, or the unknown id where there are none.
+One `▁` is put before the text and every space becomes `▁`. Then, starting from single code points, the adjacent pair
+whose concatenation is the piece with the highest score is merged, the leftmost of equals first, until no pair makes a
+piece. A symbol that is not a piece becomes its UTF-8 bytes as `<0xNN>` pieces, or the unknown id without such pieces.
 """
 
 import heapq
@@ -11,15 +11,15 @@ import re
 from conform.core.checkpoint.vocabulary import Vocabulary
 from conform.trainer.errors import TokenizerError
 
-__all__ = ["Merger"]
+__all__ = ["ScoreMerge"]
 
 _SPACE = "\u2581"
 _MERGED_TYPES = (1, 4, 5)  # normal, user-defined and unused pieces; control pieces are never spelled by text
 _BYTE = 6
 
 
-class Merger:
-    """Score-ordered merging over a vocabulary. Raises TokenizerError for a byte piece that names no byte."""
+class ScoreMerge:
+    """Merging by score over a vocabulary. Raises TokenizerError for a byte piece that does not name a byte."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._ids: dict[str, int] = {}

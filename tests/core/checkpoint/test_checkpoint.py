@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from conform.contract.check import TensorSeen
 from conform.core.checkpoint.checkpoint import contract_of, newest_checkpoint, open_checkpoint
-from conform.core.errors import CheckpointError
+from conform.core.errors import CheckpointError, InputError
 
 NORM = "model.norm.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -85,7 +85,7 @@ def test_symbolic_links_are_followed(checkpoint, tmp_path):
     [
         (lambda m: m | {"ghost": "a.safetensors"}, "ghost should be in a.safetensors but is not"),
         (lambda m: {k: v for k, v in m.items() if k != NORM}, "holds model.norm.weight, which the index does not"),
-        (lambda m: m | {NORM: "../b.safetensors"}, "no file in the same folder"),
+        (lambda m: m | {NORM: "../b.safetensors"}, "expected a file in the same folder"),
         (lambda m: m | {NORM: "c.safetensors"}, "c.safetensors: cannot be read|b.safetensors holds model.norm.weight"),
         (lambda m: m | {NORM: 5}, "not a table"),
         (lambda m: [m], "not a table"),
@@ -96,14 +96,14 @@ def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
     (checkpoint / "conform.json").unlink()
     _, weight_map = shard(checkpoint)
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(weight_map)}))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(InputError, match=message):
         open_checkpoint(checkpoint)
 
 
 def test_an_index_that_is_no_object_is_refused(checkpoint):
     for content in ("[]", "5", "{", '"x"'):
         (checkpoint / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(CheckpointError, match=r"index\.json"):
+        with pytest.raises(InputError, match=r"index\.json"):
             open_checkpoint(checkpoint)
 
 
@@ -145,7 +145,7 @@ def test_a_path_without_weights_is_an_error(tmp_path, name):
 
 def test_a_pipe_is_no_checkpoint(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(CheckpointError, match="not a regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         open_checkpoint(tmp_path / "pipe.safetensors")
 
 

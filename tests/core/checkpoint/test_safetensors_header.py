@@ -65,7 +65,7 @@ INVALID = {
     "size does not fit the shape": (encode({"a": entry(shape=(3,))}, bytes(8)), "takes 12"),
     "shape overflows": (encode({"a": entry(shape=(1 << 62, 1 << 62))}, bytes(8)), "takes"),
     "data missing": (encode({"a": entry()}, bytes(4)), "truncated: the tensors end"),
-    "data behind the last": (encode({"a": entry()}, bytes(12)), "4 bytes behind the last tensor"),
+    "data after the last": (encode({"a": entry()}, bytes(12)), "4 bytes after the last tensor"),
     "data before the first": (encode({"a": entry(offsets=(4, 12))}, bytes(12)), "4 bytes before it"),
     "overlap": (encode({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12)), "b: its data overlap"),
 }

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from conform.core.checkpoint.safetensors_index import read_safetensors_folder
-from conform.core.errors import CheckpointError
+from conform.core.errors import CheckpointError, InputError
 
 
 def write_index(folder, shard):
@@ -13,13 +13,13 @@ def write_index(folder, shard):
 
 @pytest.mark.parametrize("shard", ["../a.safetensors", "/etc/passwd", ".", "a\0b", "a/b"])
 def test_a_shard_is_a_file_in_the_same_folder(tmp_path, shard):
-    with pytest.raises(CheckpointError, match="no file in the same folder"):
+    with pytest.raises(CheckpointError, match="expected a file in the same folder"):
         read_safetensors_folder(write_index(tmp_path, shard))
 
 
 @pytest.mark.parametrize(("shard", "reason"), [("gone.safetensors", "No such file"), ("a" * 5000, "name too long")])
 def test_a_shard_that_cannot_be_there_is_named(tmp_path, shard, reason):
-    with pytest.raises(CheckpointError, match=rf"a.*cannot be read: .*{reason}|gone.*{reason}"):
+    with pytest.raises(InputError, match=rf"a.*cannot be read: .*{reason}|gone.*{reason}"):
         read_safetensors_folder(write_index(tmp_path, shard))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform.core.checkpoint.vocabulary import check_vocabulary, read_vocabulary
-from conform.core.errors import CheckpointError
+from conform.core.errors import CheckpointError, InputError
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_what_is_no_model_is_refused(tmp_path, content):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_vocabulary(tmp_path / "tokenizer.model")
 
 

@@ -90,3 +90,11 @@ def test_a_reader_that_leaves_early_is_no_error_message():
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert result.stderr == ""
     assert result.stdout in ("0\n", "141\n")
+
+
+def test_another_platform_is_refused_with_one_sentence():
+    code = "import sys; sys.modules['fcntl'] = None; from conform.core.cli import main; "
+    result = run_python(code + "sys.platform = 'win32'; main.main()")
+    assert result.returncode == 2
+    sentence = "win32: not a supported platform; conform runs on Linux and macOS (on Windows, in WSL)"
+    assert result.stderr == f"conform: {sentence}\n"

@@ -19,8 +19,8 @@ from conform.core.export.plan import plan_export
 from conform.core.export.policy import TypeOverride
 from conform.core.export.run import run_export
 from conform.core.export.transform import permute_qk
+from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import read_gguf
-from conform.core.gguf.write import PartialFile
 from conform.core.i2_s.ternary import effective
 from conform.core.verify.verify import verify
 

@@ -50,6 +50,6 @@ def test_a_folder_in_the_files_place_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "line\nbreak"])
 def test_a_contracts_name_cannot_lead_elsewhere(tmp_path, name):
-    with pytest.raises(PlanError, match="makes no file name"):
+    with pytest.raises(PlanError, match="cannot be made into a file name"):
         targets(tmp_path, ["f16"], None, name)
     assert targets(tmp_path, ["f16"], tmp_path / "x.gguf", name) == {"f16": "x.gguf"}

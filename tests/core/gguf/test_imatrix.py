@@ -95,10 +95,10 @@ INVALID = {
     "too many entries": (struct.pack("<i", 1 << 30) + bytes(100), "claims 1073741824 entries"),
     "name too long": (struct.pack("<ii", 1, 1 << 20) + bytes(100), "has a length of 1048576"),
     "values too long": (legacy([("a", 1, [])])[:-4] + struct.pack("<i", 1 << 30), "truncated: a takes"),
-    "name of control characters": (legacy([("a\x1b", 1, [1])]), "is no name"),
+    "name of control characters": (legacy([("a\x1b", 1, [1])]), "not printable"),
     "name twice": (legacy([("a", 1, [1]), ("a", 1, [1])]), "occurs twice"),
     "tail cut": (VALID[:-2], "truncated: the data set takes 4 bytes"),
-    "text": (b"hello world, this is no matrix", "no importance matrix"),
+    "text": (b"hello world, this is no matrix", "not an importance matrix"),
 }
 
 
@@ -114,7 +114,7 @@ def test_a_model_is_no_importance_matrix(tmp_path):
     from conform.core.metadata import string
 
     (tmp_path / "m.gguf").write_bytes(encode_header({"general.type": string("model")}, [], 32))
-    with pytest.raises(GGUFError, match=r"is no importance matrix: general\.type is 'model'"):
+    with pytest.raises(GGUFError, match=r"general\.type is 'model'"):
         read_imatrix(tmp_path / "m.gguf")
 
 

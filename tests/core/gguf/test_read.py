@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conform.core.errors import GGUFError
+from conform.core.errors import GGUFError, InputError
 from conform.core.gguf.read import KeyType, read_gguf
 from conform.core.gguf.types import ValueType
 from conform.core.gguf.write import TensorEntry, encode_header
@@ -125,7 +125,7 @@ INVALID = {
     "five dimensions": (header(tensors=tensor(dims=(1,) * 5), tensor_count=1), "5 dimensions"),
     "dimension 0": (header(tensors=tensor(dims=(32, 0)), tensor_count=1), "no tensor has the shape"),
     "dimensions overflow": (header(tensors=tensor(dims=(1 << 40, 1 << 40)), tensor_count=1), "no tensor has the shape"),
-    "offset overflow": (header(tensors=tensor(offset=(1 << 64) - 32), tensor_count=1), "lies in no file"),
+    "offset overflow": (header(tensors=tensor(offset=(1 << 64) - 32), tensor_count=1), "is beyond any file"),
     "tensor twice": (header(tensors=tensor() * 2, tensor_count=2), "'t' occurs twice"),
 }
 
@@ -152,12 +152,12 @@ def test_rows_that_are_not_whole_blocks_have_no_size(write):
 
 
 def test_a_path_that_is_no_file_is_a_clear_error(tmp_path):
-    with pytest.raises(GGUFError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_gguf(tmp_path)
-    with pytest.raises(GGUFError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_gguf(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe")  # to open one would wait for ever
-    with pytest.raises(GGUFError, match="not a regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_gguf(tmp_path / "pipe")
 
 

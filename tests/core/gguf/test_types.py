@@ -1,7 +1,7 @@
 import gguf
 import pytest
 
-from conform.core.gguf.types import GGML_TYPES, I2_S, ValueType, ggml_type, ggml_type_named, tensor_nbytes
+from conform.core.gguf.types import GGML_TYPES, I2_S, ValueType, ggml_type, tensor_nbytes
 
 KNOWN_TO_GGUF_PY = [kind for kind in GGML_TYPES.values() if kind.id != I2_S]
 
@@ -34,7 +34,8 @@ def test_sizes_are_those_of_gguf_py(kind):
     ],
 )
 def test_file_types_are_those_of_gguf_py(name, file_type):
-    assert ggml_type_named(name).ftype == gguf.LlamaFileType[file_type]
+    (kind,) = [kind for kind in GGML_TYPES.values() if kind.name == name]
+    assert kind.ftype == gguf.LlamaFileType[file_type]
 
 
 def test_value_types_are_those_of_gguf_py():
@@ -61,4 +62,3 @@ def test_sizes_of_tensors(kind, shape, nbytes):
 
 def test_unknown_types_are_none():
     assert ggml_type(9999) is None
-    assert ggml_type_named("q9_9") is None

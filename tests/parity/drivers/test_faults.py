@@ -16,7 +16,7 @@ def fault(finished):
 
 
 def ended(code, stderr):
-    return Finished("exited", code, b"", stderr, 0.1)
+    return Finished("exited", code, b"", stderr)
 
 
 def test_an_exit_with_status_0_is_no_fault():

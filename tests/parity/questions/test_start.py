@@ -3,7 +3,7 @@
 import pytest
 
 from conform.core.runtime import RuntimeFault, Step
-from conform.parity.questions.start import Opening, find_opening
+from conform.parity.questions.start import StartPrompt, find_start_prompt
 from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.selftest.faulty_runtimes import FaultyRuntime, build_faulty
 
@@ -33,13 +33,13 @@ def stepping(position, token):
     return lambda _request: Step(position, token, 2, None, 0, 0.0)
 
 
-def test_bos_alone_is_the_usual_opening(file):
-    assert find_opening(file, None, stepping(0, 1)) == Opening("", (1,))
+def test_bos_alone_is_the_usual_start_prompt(file):
+    assert find_start_prompt(file, None, stepping(0, 1)) == StartPrompt("", (1,))
 
 
 def test_another_token_than_a_space_is_left_to_the_rungs(file):
-    assert find_opening(file, None, stepping(1, 5)) == Opening("", (1,))
-    assert find_opening(file, None, stepping(0, 2)) == Opening("", (1,))
+    assert find_start_prompt(file, None, stepping(1, 5)) == StartPrompt("", (1,))
+    assert find_start_prompt(file, None, stepping(0, 2)) == StartPrompt("", (1,))
 
 
 @pytest.mark.parametrize("kind", ["crashed", "timed out", "answered wrongly"])
@@ -47,4 +47,4 @@ def test_a_fault_is_not_taken_for_a_habit(file, tokenizer_model, micro, kind):
     def fail(_request):
         raise RuntimeFault(kind, "for a test")
 
-    assert find_opening(file, open_tokenizer(tokenizer_model, micro.tokenizer), fail) == Opening("", (1,))
+    assert find_start_prompt(file, open_tokenizer(tokenizer_model, micro.tokenizer), fail) == StartPrompt("", (1,))

@@ -39,7 +39,7 @@ def test_a_faulty_runtime_is_caught(judged_file, make_gguf, make_checkpoint, mic
     ],
 )
 @pytest.mark.slow
-def test_the_first_departure_is_named(judged_file, make_gguf, make_checkpoint, micro, name, where):
+def test_the_first_diverging_vector_is_named(judged_file, make_gguf, make_checkpoint, micro, name, where):
     verdict = judged_file(make_gguf(micro, "f16"), make_checkpoint(micro), program=build_faulty(FAULTS[name]))
     assert caught(verdict, FAULTS[name]).findings[0].where.startswith(where)
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from conform.core.errors import PluginError
+from conform.core.errors import ConformError, InputError, PluginError
 from conform.plugins.cli.plugins import plugins
 
 
@@ -74,12 +74,12 @@ def test_a_receipt_of_another_version_has_exit_status_1(tmp_path, site_packages,
 def test_a_file_that_is_no_receipt_is_refused(tmp_path, content):
     path = tmp_path / "file.json"
     path.write_text(content)
-    with pytest.raises(PluginError, match="not a receipt"):
+    with pytest.raises(ConformError, match="not a receipt"):
         raise run("receipt", str(path)).exception
 
 
 def test_a_receipt_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(PluginError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read"):
         raise run("receipt", str(tmp_path / "none.json")).exception
 
 

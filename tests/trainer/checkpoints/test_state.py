@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conform.trainer.checkpoints.state import Environment, TrainState, capture_random, read_state, restore_random
-from conform.trainer.errors import TrainError
+from conform.trainer.errors import ConformError, TrainError
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def test_another_world_is_told_apart():
 )
 def test_a_state_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
-    with pytest.raises(TrainError, match=r"state\.json"):
+    with pytest.raises(ConformError, match=r"state\.json: "):
         read_state(tmp_path / "state.json")
 
 

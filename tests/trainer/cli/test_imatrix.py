@@ -54,7 +54,7 @@ def test_an_older_matrix_may_be_replaced_and_nothing_else(measure, tmp_path):
     measure()
     measure()
     (tmp_path / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ConformError, match=r"config\.json: exists and is no GGUF file"):
+    with pytest.raises(ConformError, match=r"config\.json: exists and is not a GGUF file"):
         measure("config.json")
     assert (tmp_path / "config.json").read_text() == "{}"
 

@@ -17,7 +17,7 @@ from conform.trainer.data import build as data_build
 from conform.trainer.data import journal as data_journal
 from conform.trainer.data.build import build_data
 from conform.trainer.data.manifest import manifest_digest, read_manifest
-from conform.trainer.errors import DataError
+from conform.trainer.errors import DataError, InputError
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
@@ -141,7 +141,7 @@ def test_an_interrupted_build_leaves_no_manifest_and_goes_on(build, tmp_path, bu
     with pytest.raises(Interrupted):
         build(on_status=interrupting(count))
     assert not (tmp_path / "out" / "manifest.json").exists()
-    with pytest.raises(DataError, match="conform data build"):
+    with pytest.raises(InputError, match="conform data build"):
         read_manifest(tmp_path / "out")
     with pytest.raises(Interrupted):
         build(on_status=interrupting(3))
@@ -163,14 +163,14 @@ def test_dying_between_completing_a_shard_and_writing_that_down_is_harmless(
     build, tmp_path, built_data, monkeypatch, nth
 ):
     calls = iter(range(1, 1000))
-    write = data_journal.Journal.write
+    write = data_journal.BuildJournal.write
 
     def dying(journal, folder):
         if next(calls) == nth:
             raise Interrupted
         write(journal, folder)
 
-    monkeypatch.setattr(data_journal.Journal, "write", dying)
+    monkeypatch.setattr(data_journal.BuildJournal, "write", dying)
     with pytest.raises(Interrupted):
         build()
     build()
@@ -245,7 +245,7 @@ def test_a_damaged_journal_is_refused(build, tmp_path, content):
     with pytest.raises(Interrupted):
         build(on_status=interrupting(5))
     (tmp_path / "out" / "build.json").write_text(content)
-    with pytest.raises(DataError, match=r"build\.json: damaged"):
+    with pytest.raises(InputError, match=r"build\.json: (damaged|not the journal of a build: .*); delete .* again$"):
         build()
 
 
@@ -265,7 +265,9 @@ def test_a_changed_journal_is_refused(build, tmp_path, old, new):
     text = journal.read_text()
     assert old in text
     journal.write_text(text.replace(old, new, 1))
-    with pytest.raises(DataError, match=r"build\.json: damaged"):
+    with pytest.raises(
+        InputError, match=r"build\.json: (damaged|not the journal of a build: .*); delete .* and build again$"
+    ):
         build()
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conform.trainer.data.manifest import manifest_digest, read_manifest, unigram_perplexity
+from conform.trainer.data.manifest import manifest_digest, read_manifest
 from conform.trainer.data.unigram import token_counts, unigram_loss
-from conform.trainer.errors import DataError
+from conform.trainer.errors import DataError, InputError
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_unigram_perplexity_is_that_of_the_shards(folder):
     )
     counts = np.bincount(train, minlength=manifest.vocab) + 1
     expected = -np.log(counts[held_out] / counts.sum()).mean()
-    assert unigram_perplexity(folder) == pytest.approx(math.exp(expected), rel=1e-7)
+    assert manifest.unigram_perplexity == pytest.approx(math.exp(expected), rel=1e-7)
     assert manifest.bytes_per_token == manifest.held_out.bytes / len(held_out)
 
 
@@ -80,38 +80,38 @@ def test_token_counts_add_up_over_shards(folder):
     [
         ("format", 2, "reads format 1"),
         ("dtype", "int8", "expected one of uint16, uint32"),
-        ("dtype", 7, "dtype: expected str, found int"),
+        ("dtype", 7, "dtype = 7: expected a value of type str, found int"),
         ("vocab", 70000, "does not fit into uint16"),
         ("vocab", 0, "does not fit"),
-        ("vocab", True, "expected int, found bool"),
-        ("vocab", 2**70, "expected a number from 0"),
+        ("vocab", True, "vocab = True: expected a value of type int, found bool"),
+        ("vocab", 2**70, "expected a whole number of at most 64 bits"),
         ("vocab", 2**60, "larger than any tokenizer"),
         ("bos_id", 512, "expected ids below vocab = 512"),
         ("eos_id", 2**40, "expected ids below vocab = 512"),
-        ("unigram_loss", 1000.0, "at most 64.0 nats"),
-        ("unigram_loss", 10**4000, f"= 1{'0' * 39}: expected a number"),
+        ("unigram_loss", 1000.0, "expected a number from 0 to 64.0 nats"),
+        ("unigram_loss", 10**4000, f"= 1{'0' * 79}: expected a number that fits"),
         ("held_out.bytes", 0, "held_out: documents = "),
         ("train.documents", 0, "train: documents = 0"),
-        ("unigram_loss", "6", "unigram_loss: expected float"),
+        ("unigram_loss", "6", "unigram_loss = '6': expected a value of type float"),
         ("unigram_loss", float("nan"), "expected a number from 0"),
-        ("train", [], "train: expected dict, found list"),
+        ("train", [], "train: expected a table, found list"),
         ("train.tokens", -1, "expected a number from 0"),
         ("train.tokens", 5, "sum of its shards"),
         ("train.shards", [], "positive sum of its shards"),
-        ("train.shards", {}, "train.shards: expected list"),
+        ("train.shards", {}, "train.shards = {}: expected a value of type list"),
         ("train.shards.0.name", "../../etc/passwd", "expected train-00000.bin"),
         ("train.shards.1.name", "train-00000.bin", "expected train-00001.bin"),
         ("train.shards.0.name", "held_out-00000.bin", "expected train-00000.bin"),
         ("train.shards.0.sha256", "xyz", "64 hexadecimal digits"),
         ("train.shards.0.tokens", 0, "at least one token"),
-        ("train.shards.0.extra", 0, "missing or unknown keys: extra"),
-        ("colour", "red", "missing or unknown keys: colour"),
-        ("skipped", {"a": "b"}, "skipped.a: expected int"),
+        ("train.shards.0.extra", 0, "unknown key train.shards[0].extra"),
+        ("colour", "red", "unknown key colour"),
+        ("skipped", {"a": "b"}, "skipped.a = 'b': expected a value of type int"),
     ],
 )
 def test_a_malformed_manifest_is_refused_by_key(folder, path, value, message):
     change(folder, path, value)
-    with pytest.raises(DataError, match=r"manifest\.json: ") as caught:
+    with pytest.raises(InputError, match=r"manifest\.json: ") as caught:
         read_manifest(folder)
     assert message in str(caught.value)
 
@@ -119,7 +119,7 @@ def test_a_malformed_manifest_is_refused_by_key(folder, path, value, message):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b"1" * 5000])
 def test_what_is_no_manifest_is_refused(folder, content):
     (folder / "manifest.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"manifest\.json: "):
+    with pytest.raises(InputError, match=r"manifest\.json: "):
         read_manifest(folder)
 
 
@@ -131,12 +131,12 @@ def test_a_vocabulary_that_would_exhaust_memory_is_refused(folder):
 
 
 def test_a_folder_without_manifest_is_refused_with_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="conform data build"):
+    with pytest.raises(InputError, match="conform data build"):
         read_manifest(tmp_path)
 
 
 def test_a_gigantic_manifest_is_not_read(folder):
     with (folder / "manifest.json").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(InputError, match="larger than 268435456 bytes; expected a manifest"):
         read_manifest(folder)

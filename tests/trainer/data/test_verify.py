@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from conform.trainer.data.verify import verify_data
-from conform.trainer.errors import DataError
+from conform.trainer.errors import InputError
 
 
 @pytest.fixture
@@ -121,5 +121,5 @@ def test_facts_that_are_not_the_tokenizers_are_found(folder, key, value):
 
 
 def test_a_folder_that_is_no_build_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"manifest\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read"):
         verify_data(tmp_path)

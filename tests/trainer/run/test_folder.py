@@ -10,7 +10,7 @@ import pytest
 from conform.contract.load import load_contract
 from conform.trainer.config import TrainConfig
 from conform.trainer.data.manifest import manifest_digest
-from conform.trainer.errors import ConformError, TrainError
+from conform.trainer.errors import ConformError, InputError, TrainError
 from conform.trainer.run.folder import RunFolder, RunRecord, code_digest
 
 
@@ -101,7 +101,7 @@ def test_a_changed_record_is_refused(run, key, value):
 def test_a_gigantic_record_is_not_read(run):
     with (run.path / "run.json").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(TrainError, match=r"run\.json: larger than"):
+    with pytest.raises(InputError, match=r"run\.json: larger than"):
         run.read_record()
 
 

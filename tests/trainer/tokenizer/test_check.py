@@ -78,7 +78,7 @@ def test_text_that_is_lost_is_found(train, changes):
 
 
 def test_disagreement_is_found_whatever_the_flags_say(tokenizer_folder, monkeypatch):
-    monkeypatch.setattr(tokenizer_check.Merger, "encode", lambda self, text: [0])
+    monkeypatch.setattr(tokenizer_check.ScoreMerge, "encode", lambda self, text: [0])
     assert any(where.startswith("merging") for where in errors(tokenizer_folder))
 
 

@@ -106,7 +106,7 @@ def test_a_vocabulary_that_is_too_small_is_refused(tmp_path, text_folder, vocab,
 @pytest.mark.parametrize("text", ["", "\n\n"])
 def test_no_text_is_refused(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
-    with pytest.raises((TokenizerError, DataError), match=r"no text|cannot be had from this text"):
+    with pytest.raises((TokenizerError, DataError), match=r"no text|cannot be reached with this text"):
         train_tokenizer([str(tmp_path / "a.txt")], 300, tmp_path / "out")
 
 
@@ -136,7 +136,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path, text_folder):
         train_tokenizer([str(text_folder)], 400, tmp_path / "file")
 
 
-@pytest.mark.parametrize(("most", "message"), [(0, "expected a positive number"), (1, "no document is so short")])
+@pytest.mark.parametrize(("most", "message"), [(0, "expected a positive number"), (1, "no document is that short")])
 def test_a_sample_that_is_too_small_is_refused(tmp_path, text_folder, most, message):
     with pytest.raises(TokenizerError, match=rf"--sample-chars {most}: {message}"):
         train_tokenizer([str(text_folder)], 400, tmp_path / "out", sample_chars=most)

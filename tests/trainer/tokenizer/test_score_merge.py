@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from conform.core.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from conform.trainer.errors import TokenizerError
 from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS, RESERVED_TEXTS
-from conform.trainer.tokenizer.score_merge import Merger
+from conform.trainer.tokenizer.score_merge import ScoreMerge
 
 
 def vocabulary(pieces, unk_id=0):
@@ -21,7 +21,7 @@ def vocabulary(pieces, unk_id=0):
 
 def encode(text, *pieces):
     found = vocabulary([(piece, score, 1) for piece, score in pieces])
-    return [found.pieces[number] for number in Merger(found).encode(text)]
+    return [found.pieces[number] for number in ScoreMerge(found).encode(text)]
 
 
 def test_the_highest_score_is_merged_first():
@@ -40,29 +40,29 @@ def test_a_longer_piece_needs_its_halves_on_the_way():
 
 def test_left_over_symbols_become_bytes_or_unknown():
     bytes_of_e = [("<0xC3>", 0.0, 6), ("<0xA9>", 0.0, 6)]
-    assert Merger(vocabulary([("▁", -1, 1), *bytes_of_e])).encode("é") == [1, 2, 3]
-    assert Merger(vocabulary([("▁", -1, 1), bytes_of_e[0]])).encode("é") == [1, 0]
+    assert ScoreMerge(vocabulary([("▁", -1, 1), *bytes_of_e])).encode("é") == [1, 2, 3]
+    assert ScoreMerge(vocabulary([("▁", -1, 1), bytes_of_e[0]])).encode("é") == [1, 0]
 
 
 def test_special_pieces_are_not_spelled_by_text():
     pieces = [("▁", -1, 1), ("<s", -1, 1), (">", -9, 1), ("<s>", 0.0, 3), ("<", -9, 1), ("s", -9, 1)]
-    assert Merger(vocabulary(pieces)).encode("<s>") == [1, 2, 3]
+    assert ScoreMerge(vocabulary(pieces)).encode("<s>") == [1, 2, 3]
 
 
 def test_an_empty_text_has_no_ids():
-    assert Merger(vocabulary([("▁", -1, 1)])).encode("") == []
+    assert ScoreMerge(vocabulary([("▁", -1, 1)])).encode("") == []
 
 
 @pytest.mark.parametrize("piece", ["<0xZZ>", "byte", "<0x100>", ""])
 def test_a_byte_piece_that_names_no_byte_is_refused(piece):
     with pytest.raises(TokenizerError, match="byte piece"):
-        Merger(vocabulary([(piece, 0.0, 6)]))
+        ScoreMerge(vocabulary([(piece, 0.0, 6)]))
 
 
 @pytest.fixture(scope="module")
 def both(tokenizer_folder):
     model = tokenizer_folder / "tokenizer.model"
-    return sentencepiece.SentencePieceProcessor(model_file=str(model)), Merger(read_vocabulary(model))
+    return sentencepiece.SentencePieceProcessor(model_file=str(model)), ScoreMerge(read_vocabulary(model))
 
 
 @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, *RESERVED_TEXTS])

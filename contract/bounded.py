@@ -1,0 +1,62 @@
+"""Bounded reading: files that a stranger may have made, opened and read without hanging or filling the memory.
+
+It stands in the lowest room because contracts are read through it as well as everything above them.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+from conform.contract.errors import InputError
+
+__all__ = ["open_regular", "read_bounded"]
+
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+@contextmanager
+def open_regular(path: Path, *, advice: str = "") -> Iterator[BufferedReader]:
+    """The file, open for reading; a pipe or device in its place is refused and never waited for.
+
+    Raises InputError, with `advice` at its end, when it cannot be opened, or read in the block under `with`.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            # What was opened is asked, not the name, which may mean something else by now.
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+                raise InputError(f"{path}: cannot be read: {kind}, not a regular file{_tail(advice)}")
+            yield file
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}{_tail(advice)}") from error
+
+
+def read_bounded(path: Path, largest: int, what: str, *, advice: str = "") -> bytes:
+    """The content of a file of at most `largest` bytes; `what` names what is expected there, such as "a contract".
+
+    Raises InputError when it cannot be read or is larger.
+    """
+    with open_regular(path, advice=advice) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > largest else file.read(largest + 1)  # it may grow while it is read
+    if size > largest or len(content) > largest:
+        raise InputError(f"{path}: larger than {largest} bytes; expected {what}{_tail(advice)}")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Opening a pipe would wait for its writer.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _tail(advice: str) -> str:
+    return f"; {advice}" if advice else ""

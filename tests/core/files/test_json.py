@@ -1,0 +1,29 @@
+import pytest
+
+from conform.core.errors import InputError
+from conform.core.files.json import read_json_object
+
+
+def test_an_object_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('{"key": [1, 2.5]}')
+    assert read_json_object(tmp_path / "a.json", "a receipt") == {"key": [1, 2.5]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a receipt: not JSON"),
+        (b"{", "not a receipt: not JSON"),
+        (b"\xff\xfe", "not a receipt: not JSON"),
+        (b"[" * 100_000, "not a receipt: not JSON"),
+        (b'{"n": ' + b"1" * 5000 + b"}", "not a receipt: not JSON"),
+        (b"[1]", "not a receipt: expected a JSON object, found list"),
+        (b" " * 10_001, "larger than 10000 bytes; expected a receipt"),
+    ],
+    ids=["empty", "cut", "not UTF-8", "deep", "long number", "list", "large"],
+)
+def test_anything_else_is_refused_with_advice(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    largest = 10_000 if "larger" in message else 1 << 20
+    with pytest.raises(InputError, match=rf"a\.json: {message}.*; build it again$"):
+        read_json_object(tmp_path / "a.json", "a receipt", largest=largest, advice="build it again")
