@@ -5,6 +5,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from conform.trainer.distributed.world import World
+
 __all__ = ["StopRequest"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,6 +28,11 @@ class StopRequest:
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
+
+    def agreed(self, world: World) -> int:
+        """The signal that any process has had, the same in each, or 0: all must stop at the same step."""
+        counts = world.sums([float(self.signal == number) for number in _SIGNALS])
+        return next((int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count), 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

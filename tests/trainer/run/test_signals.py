@@ -42,3 +42,30 @@ def test_handlers_are_given_back():
     with StopRequest():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+class TwoProcesses:
+    """Sums as they are in two processes, of which the other one had that signal."""
+
+    def __init__(self, other):
+        self.other = other
+
+    def sums(self, values):
+        others = [float(self.other == number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [mine + theirs for mine, theirs in zip(values, others, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "agreed"),
+    [
+        (0, 0, 0),
+        (0, signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGTERM, 0, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT, signal.SIGINT),
+    ],
+)
+def test_processes_agree_on_a_signal_that_one_of_them_had(mine, other, agreed):
+    request = StopRequest()
+    request.signal = mine
+    assert request.agreed(TwoProcesses(other)) == agreed
