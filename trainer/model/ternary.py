@@ -7,7 +7,7 @@ quantised to int8 by its largest magnitude per token, and the product is that of
     a = 127 / max(max|x|, 1e-5)    Q = clip(round(x * a), -128, 127)
     y = (Q Cᵀ) * s / a
 
-In float32 this is what an integer runtime computes: every partial sum is a whole number below 2**24, hence exact.
+In float32 this is what an integer runtime computes: every partial sum is a whole number below 2**24, and so exact.
 Both roundings are passed straight through in the backward pass: dy/dx = sC, dy/dW = Q / a.
 """
 

@@ -31,7 +31,7 @@ _FRAGMENTS = 1.05
 
 @dataclass(frozen=True, slots=True)
 class StepPhase:
-    """Bytes that one phase of a step needs besides weights and optimizer state."""
+    """Bytes that one phase of a step needs on top of weights and optimizer state."""
 
     name: str
     gradients: int
@@ -99,7 +99,7 @@ class _Sizes:
     first_kept: int  # what the first block keeps from its forward to its backward pass
     all_kept: int  # what all blocks keep
     final_norm: int
-    in_backward: int  # what one block's backward pass needs besides what it kept
+    in_backward: int  # what one block's backward pass needs on top of what it kept
     logits: int
     gradients: int  # this device's share of all gradients
     earlier_gradients: int  # of them, what earlier micro batches left
@@ -144,7 +144,7 @@ def _loss(sizes: _Sizes) -> StepPhase:
 
 
 def _last_block(sizes: _Sizes) -> StepPhase:
-    """No block has let go of its activations yet, and the block before this one is gathered already.
+    """No block has freed its activations yet, and the block before this one is gathered already.
 
     The gradient of the output matrix stays whole as long as the gathered root does.
     """
@@ -157,7 +157,7 @@ def _last_block(sizes: _Sizes) -> StepPhase:
 
 
 def _first_block(sizes: _Sizes, model: ModelSpec, devices: int) -> StepPhase:
-    """All other blocks have let go of their activations, and their gradients are there.
+    """All other blocks have freed their activations, and their gradients are there.
 
     Two gradients are missing, unless earlier micro batches left them: the block's own, which come as its activations
     go, and the embedding's, which comes last; a tied embedding has the one of its use as output already. Under FSDP2
@@ -221,7 +221,7 @@ def _computed(model: ModelSpec, tokens: int, width: int, devices: int) -> int:
 
 
 def _in_backward(model: ModelSpec, config: TrainConfig, tokens: int, width: int, devices: int) -> int:
-    """What one block's backward pass needs besides what it kept.
+    """What one block's backward pass needs on top of what it kept.
 
     Gradients pass through the widest part, the feed-forward network: those of gate, up and product, or with sub-norms
     the norm's three in float32 and one more. Two more are of the residual stream, at the entrance and the exit. A block

@@ -139,7 +139,7 @@ class _Run:
         return self._ended(0)
 
     def close(self) -> None:
-        """Let go of files and threads."""
+        """End the saving thread, and complete the metrics."""
         self.saver.close()
         self.recorder.close()
 

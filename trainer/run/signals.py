@@ -1,7 +1,8 @@
-"""Signals: Ctrl-C and SIGTERM become a request to stop at the next step; a second one stops at once."""
+"""Signals: Ctrl-C and SIGTERM become a request to stop after the step; a second one stops at once."""
 
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -19,9 +20,9 @@ class StopRequest:
     every process of a job also reaches torchrun, which passes the same signal on to its processes once more.
     """
 
-    def __init__(self, echo: float = 0.0) -> None:
+    def __init__(self, echo: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.signal = 0
-        self._echo = echo
+        self._echo, self._clock = echo, clock
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -41,7 +42,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if not self.signal:
             self.signal, self._since = number, now
         elif now - self._since >= self._echo:
