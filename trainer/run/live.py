@@ -14,7 +14,7 @@ Values = Mapping[str, float]
 
 
 class View(Protocol):
-    """Where a run shows its progress; the processes but the first have one that shows nothing."""
+    """Where a run shows its progress; all processes but the first have one that shows nothing."""
 
     def begin(self, title: str, step: int, steps: int) -> None:
         """The run starts, or goes on, at that step."""
