@@ -21,7 +21,7 @@ from conform.parity.questions.start import Opening, find_opening
 from conform.parity.questions.tokenizer import PromptTokenizer
 from conform.parity.reference.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
 from conform.parity.reference.model import Reference
-from conform.parity.reference.sampler import telling_temperature
+from conform.parity.reference.sampler import uncertain_temperature
 from conform.parity.reference.weights import CheckpointWeights, FileWeights
 from conform.plugins.registry import Registry
 
@@ -87,17 +87,17 @@ class Evidence:
     @cached_property
     def passages(self) -> list[Passage]:
         """What the runtime is watched on."""
-        return plan_passages(self.sizes, self.opening, self.subject.tokenizer, self.scope, self._heat)
+        return plan_passages(self.sizes, self.opening, self.subject.tokenizer, self.scope, self._temperature)
 
     @cached_property
     def opening(self) -> Opening:
         """What the runtime starts from."""
         return find_opening(self.subject.file, self.subject.tokenizer, lambda request: self.watch(request, 0)[1])
 
-    def _heat(self, ids: tuple[int, ...]) -> float:
+    def _temperature(self, ids: tuple[int, ...]) -> float:
         """The temperature at which the token after these is uncertain, so that a draw shows what the sampler does."""
         logits = self.decoded.logits(self.decoded.hidden([ids])[0][-1:])
-        return telling_temperature(logits[0])
+        return uncertain_temperature(logits[0])
 
     @cached_property
     def observed(self) -> list[Observed]:
@@ -167,12 +167,12 @@ class Evidence:
         return replace(self.decoded, arithmetic="single").hidden([seen.ids for seen in self.observed])
 
     @cached_property
-    def nudged_logits(self) -> Float32 | None:
+    def perturbed_logits(self) -> Float32 | None:
         """(rows, vocab) of the reference with flipped activations; None where none are quantised."""
         if I2_S not in {info.ggml_type for info in self.subject.file.tensors.values()}:
             return None
-        nudged = replace(self.decoded, arithmetic="nudged")
-        return nudged.logits(self.at_rows(nudged.hidden([seen.ids for seen in self.observed])))
+        perturbed = replace(self.decoded, arithmetic="perturbed")
+        return perturbed.logits(self.at_rows(perturbed.hidden([seen.ids for seen in self.observed])))
 
     @cached_property
     def decoded_logits(self) -> Float32:

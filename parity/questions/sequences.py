@@ -74,11 +74,11 @@ def plan_passages(
     opening: Opening,
     tokenizer: PromptTokenizer | None,
     scope: Scope,
-    heat: Callable[[tuple[int, ...]], float],
+    temperature: Callable[[tuple[int, ...]], float],
 ) -> list[Passage]:
     """Every passage for a model of that size; those of text only where there is a tokenizer to say what text is.
 
-    `heat` gives the temperature at which the model is unsure what follows these ids.
+    `temperature` gives the one at which the model is unsure what follows these ids.
     """
     passages = [_random(sizes, opening, scope)] if opening.ids else []
     if tokenizer is None:
@@ -89,7 +89,7 @@ def plan_passages(
         passages += _forced_text(sizes, opening, tokenizer, scope)
     free = scope.prompts or PROMPTS
     passages += [p for text in free if (p := _free(sizes, tokenizer, text, scope.max_tokens, None)) is not None]
-    return passages + list(_sampled(sizes, tokenizer, free[0], scope, heat))
+    return passages + list(_sampled(sizes, tokenizer, free[0], scope, temperature))
 
 
 def _sampled(
@@ -97,11 +97,11 @@ def _sampled(
     tokenizer: PromptTokenizer,
     text: str,
     scope: Scope,
-    heat: Callable[[tuple[int, ...]], float],
+    temperature: Callable[[tuple[int, ...]], float],
 ) -> Iterator[Passage]:
-    unsure = heat(tokenizer.ids(text))
+    uncertain = temperature(tokenizer.ids(text))
     for offset, factor, top_k, top_p in _SAMPLINGS:
-        sampling = Sampling(scope.seed + offset, float(f"{unsure * factor:.3g}"), top_k, top_p)
+        sampling = Sampling(scope.seed + offset, float(f"{uncertain * factor:.3g}"), top_k, top_p)
         passage = _free(sizes, tokenizer, text, min(scope.max_tokens, _SAMPLED_TOKENS), sampling)
         if passage is not None:
             yield passage

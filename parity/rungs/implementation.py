@@ -83,11 +83,11 @@ class Agreement:
 
 def agreement(evidence: Evidence) -> Agreement:
     """Measured over every watched position; sampled runs are judged by their own rung."""
-    nudged = evidence.nudged_logits
+    perturbed = evidence.perturbed_logits
     return Agreement(
         closeness(evidence.decoded_logits, evidence.runtime_logits),
         closeness(evidence.decoded_logits, evidence.noisy_logits),
-        None if nudged is None else closeness(evidence.decoded_logits, nudged),
+        None if perturbed is None else closeness(evidence.decoded_logits, perturbed),
         np.array([seen.passage.kind != "sampled" for seen, _ in evidence.rows]),
     )
 
