@@ -13,7 +13,7 @@ from numba.core import event
 
 from conform.plugins.quantizers.kernels.notice import notify
 
-__all__ = ["half_bits", "half_value", "inlined", "inside", "kernel", "scalar"]
+__all__ = ["half_bits", "half_value", "inside", "kernel", "scalar"]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 _SUBNORMAL = np.float32(2.0**24)
@@ -62,12 +62,6 @@ def scalar(function: _Function) -> _Function:
 def inside(function: _Function) -> _Function:
     """Compile once, and inline into its callers as machine code, however long it is."""
     compiled: _Function = njit(nogil=True, forceinline=True, error_model="numpy")(function)
-    return compiled
-
-
-def inlined(function: _Function) -> _Function:
-    """Inline into its callers as source, before types are known: for what has many arrays as arguments."""
-    compiled: _Function = njit(nogil=True, inline="always", error_model="numpy")(function)
     return compiled
 
 

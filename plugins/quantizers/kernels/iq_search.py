@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from conform.core.quantizer import Float32, Packed
-from conform.plugins.quantizers.kernels.compiled import half_bits, half_value, inlined, kernel
+from conform.plugins.quantizers.kernels.compiled import half_bits, half_value, inside, kernel
 from conform.plugins.quantizers.kernels.iq_sweep import Groups, Int32, Kind, Tables, byte, empty_groups, sweep
 from conform.plugins.quantizers.search.grids import UInt16
 
@@ -70,7 +70,7 @@ class SubBlocks(NamedTuple):
     best_flip: Int32
 
 
-@inlined
+@inside
 def _empty_sub_blocks(count: int, groups: int) -> SubBlocks:
     return SubBlocks(
         np.empty(count, np.float32),
@@ -169,7 +169,7 @@ def _learn(per: int, groups: Groups, subs: SubBlocks) -> None:
             subs.best[q], subs.best_b[q], subs.wanted[q] = gain, b, a / (F32(2) * b)
 
 
-@inlined
+@kernel
 def _want_scales(tables: Tables, starts: Float32, work: Work, kind: Kind, groups: Groups, subs: SubBlocks) -> None:
     """What scale each sub-block wants, for the best points that sweeps from all starts find."""
     for start in range(len(starts)):
@@ -238,7 +238,7 @@ def _keep(nth: int, per: int, groups: Groups, subs: SubBlocks) -> None:
                 subs.best_point[g], subs.best_flip[g] = groups.point[g], I32(groups.flip[g])
 
 
-@inlined
+@kernel
 def _try_levels(d: np.float32, tables: Tables, work: Work, kind: Kind, groups: Groups, subs: SubBlocks) -> None:
     """The best level of each sub-block, of those next to what it wants in units of d, and its points."""
     for nth in range(work.tries):

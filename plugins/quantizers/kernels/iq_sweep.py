@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conform.core.quantizer import Float32
-from conform.plugins.quantizers.kernels.compiled import inlined, inside, kernel
+from conform.plugins.quantizers.kernels.compiled import inside, kernel
 from conform.plugins.quantizers.search.grids import LANES, Int8, UInt16
 
 __all__ = ["Groups", "Int32", "Kind", "Tables", "byte", "empty_groups", "sweep"]
@@ -78,7 +78,7 @@ class Groups(NamedTuple):
     b: Float32
 
 
-@inlined
+@inside
 def empty_groups(dim: int, groups: int) -> Groups:
     """Room for a super-block."""
     return Groups(
@@ -305,7 +305,7 @@ def _sweep_fours(tables: Tables, batches: int, kind: Kind, groups: Groups) -> No
     _sum_up(4, groups)
 
 
-@inlined
+@inside
 def sweep(tables: Tables, batches: int, kind: Kind, groups: Groups) -> None:
     """The best point of each group at groups.scale, of the nearest `batches` · LANES, and its A and B.
 
