@@ -83,7 +83,7 @@ def test_weights_that_cannot_be_quantised_raise_the_alarm():
     assert found.to_json()["kl"] is None
 
 
-def test_a_broken_plugin_raises_the_alarm_and_the_run_goes_on(monkeypatch):
+def test_a_broken_plugin_raises_the_alarm_and_the_run_goes_on():
     class Broken:
         name = "broken"
         layout = Layout(9000, 1)
@@ -95,8 +95,7 @@ def test_a_broken_plugin_raises_the_alarm_and_the_run_goes_on(monkeypatch):
             values[:] = 0
             raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("conform.trainer.run.judge.find_quantizers", lambda _: (Codec(Broken(), "acme 1.0"),))
-    found = Judge("broken", SPEC, ()).judge(model(SPEC), TOKENS, 7, WORLD)[0]
+    found = Judge([Codec(Broken(), "acme 1.0")], SPEC, ()).judge(model(SPEC), TOKENS, 7, WORLD)[0]
     assert "step 7: broken is impossible" in found.alarm
     assert (
         "model.layers.0.self_attn.q_proj.weight: quantizer broken of acme 1.0 failed: ZeroDivisionError" in found.alarm
