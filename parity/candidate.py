@@ -7,9 +7,8 @@ from conform.contract.inventory import TensorSpec
 from conform.contract.spec import Contract
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
 from conform.core.errors import ConformError, InputError
-from conform.core.export.transform import permute_qk
+from conform.core.export.transform import transform_of
 from conform.core.gguf.read import GGUFFile
-from conform.core.i2_s.ternary import effective
 from conform.core.quantizer import Float32
 from conform.core.runtime import Runtime
 from conform.core.verify.verify import open_gguf
@@ -32,14 +31,7 @@ class Source:
 
     def stored(self, spec: TensorSpec) -> Float32:
         """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
-        model = self.contract.model
-        values = self.checkpoint.read(spec.name)
-        if model.linear == "ternary" and spec.storage_class == "linear":
-            values = effective(values)
-        heads = {"attn_q": model.heads, "attn_k": model.kv_heads}.get(spec.role)
-        if heads is None or model.architecture != "llama":
-            return values
-        return permute_qk(values, heads, model.rope_dim)
+        return transform_of(self.contract.model, spec).apply(self.checkpoint.read(spec.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """jsonlines: drives any program that can be taught one question and one answer, each a line of JSON.
 
-`PROGRAM MODEL.gguf` reads one line from stdin and prints one line; docs/parity.md describes both.
+`PROGRAM MODEL.gguf` reads one line from stdin and prints one line; docs/reference/parity.md describes both.
 """
 
 import base64

@@ -24,12 +24,12 @@ from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
+from conform.parity.goref.patch import Edit, patched_sources
 from conform.parity.goref.toolchain import build_goref
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.launcher import Launcher
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
-from conform.parity.selftest.faulty_runtimes import edited_sources
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
@@ -197,7 +197,7 @@ def mutated_goref() -> Callable[..., Path]:
         edits: Sequence[tuple[str, str, str]],
         tools: Sequence[str] = ("bitnet", "tokenize", "ggufhash"),
     ) -> Path:
-        sources = edited_sources(edits, tmp / "goref")
+        sources = patched_sources([Edit(*edit) for edit in edits], tmp / "goref")
         for folder in (sources / "cmd").iterdir():
             if folder.name not in tools:
                 shutil.rmtree(folder)
