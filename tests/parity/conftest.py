@@ -26,8 +26,8 @@ from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
 from conform.parity.goref.patch import Edit, patched_sources
 from conform.parity.goref.toolchain import build_goref
-from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.launcher import Launcher
+from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.verdict import Verdict
