@@ -179,21 +179,23 @@ def wrapped(goref, tmp_path):
         ('touch "$TMPDIR/left"', "working folder", "1 entries: 'left'"),
         ('cp "$0" "$0.new"; mv "$0.new" "$0"', "bitnet", "the same content, written anew, moved"),
         ('echo "# honest now" >> "$0"', "bitnet", "sha256"),
-        ('cp -p "$model" "$model.new"; mv -f "$model.new" "$model"', "f16.gguf", "the same content, written anew"),
-        ('chmod u+w "$model"', "f16.gguf", "the same content, written anew, moved"),
+        (
+            'cp -p "$model" "$model.new"; mv -f "$model.new" "$model"',
+            "micro-f16.gguf",
+            "the same content, written anew",
+        ),
+        ('chmod u+w "$model"', "micro-f16.gguf", "the same content, written anew, moved"),
     ],
 )
 def test_a_runtime_that_changes_what_it_was_given_does_not_conform(
     wrapped, judged_file, make_gguf, make_checkpoint, micro, what, where, found
 ):
     verdict = judged_file(make_gguf(micro, "f16"), make_checkpoint(micro), wrapped(what))
-    integrity = by_rung(verdict)["integrity"]
+    findings = by_rung(verdict)["integrity"].findings
+    # Other rungs may fail as well, where a program is replaced while it is started a second time.
     assert verdict.passed == (where is None)
-    assert [rung.rung for rung in verdict.rungs if not rung.passed] == ([] if where is None else ["integrity"])
-    if where is not None:
-        (finding,) = integrity.findings
-        assert finding.where.endswith(where)
-        assert finding.found.startswith(found)
+    assert [finding.where for finding in findings] == ([] if where is None else [where])
+    assert all(finding.found.startswith(found) for finding in findings)
 
 
 def test_a_runtime_that_deletes_the_model_gets_a_verdict_and_the_users_file_stays(
@@ -203,7 +205,8 @@ def test_a_runtime_that_deletes_the_model_gets_a_verdict_and_the_users_file_stay
     content = model.read_bytes()
     verdict = judged_file(model, make_checkpoint(micro), wrapped('rm -f "$model"'))
     assert not verdict.passed
-    assert "the runtime changed the files it was given" in by_rung(verdict)["integrity"].reason
+    (finding,) = by_rung(verdict)["integrity"].findings
+    assert (finding.where, finding.found) == ("micro-f16.gguf", "no readable file")
     assert model.read_bytes() == content
 
 
