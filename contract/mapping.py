@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from conform.contract.errors import ConformError, InputError
 
-__all__ = ["Rule", "from_mapping"]
+__all__ = ["Rule", "from_mapping", "shown"]
 
 _Record = TypeVar("_Record")
 
@@ -54,7 +54,7 @@ class _Place:
         return _Place(self.where, f"{self.key}[{number}]")
 
     def refusal(self, value: object, expected: str) -> InputError:
-        return InputError(f"{self.where}: {self.key} = {_shown(value)}: expected {expected}")
+        return InputError(f"{self.where}: {self.key} = {shown(value)}: expected {expected}")
 
 
 def _record(kind: type[_Record], data: object, place: _Place, ignore_unknown: bool = False) -> _Record:
@@ -159,7 +159,8 @@ def _table(value: object, place: _Place) -> Mapping[str, Any]:
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """The value as an error names it: at most 80 characters, whatever it is."""
     try:
         return f"{value!r:.80}"
     except (ValueError, RecursionError):  # Python refuses to print very long numbers and very deep lists

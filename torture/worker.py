@@ -23,7 +23,7 @@ from conform.contract.errors import ConformError
 from torture.mutate import mutated_bytes
 from torture.readers import CORPUS, FOUND, READERS, Reader
 
-_SECONDS = 30
+_SECONDS = 20
 # What the allocator takes in advance and a library's first call keeps, and what a byte of JSON can become in Python.
 _MEMORY_AT_LEAST = 96 << 20
 _MEMORY_PER_BYTE = 200
@@ -97,7 +97,10 @@ class _Worker:
         return "structure", lambda target: target.write_bytes(self._sign(self._structural(random)))
 
     def _structural(self, random: Random) -> bytes:
-        return self._reader.structure(self._sound, random)
+        try:
+            return self._reader.structure(self._sound, random)
+        except ValueError:  # not every line of a journal is JSON
+            return mutated_bytes(self._sound, random)
 
     def _sign(self, content: bytes) -> bytes:
         return self._reader.sign(content)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conform.contract.spec import TokenizerSpec
+from conform.core.checkpoint.vocabulary import read_tokenizer
 from conform.core.errors import CheckpointError
 from conform.core.gguf.read import GGUFFile
 
@@ -41,14 +42,14 @@ class PromptTokenizer:
 def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
     """The SentencePiece model of that file; without a contract its own BOS is used.
 
-    Raises CheckpointError when it is no such model.
+    Raises InputError when it cannot be read, CheckpointError when it is no such model.
     """
     from sentencepiece import SentencePieceProcessor
 
     try:
         processor = SentencePieceProcessor()
-        processor.LoadFromSerializedProto(path.read_bytes())
-    except (OSError, RuntimeError) as error:
+        processor.LoadFromSerializedProto(read_tokenizer(path))
+    except RuntimeError as error:
         raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
     bos = processor.bos_id() if spec is None else (spec.bos_id if spec.add_bos else -1)
     return PromptTokenizer(processor, (bos,) if bos >= 0 else ())
