@@ -40,7 +40,8 @@ def open_regular(path: Path, *, advice: str = "") -> Iterator[BufferedReader]:
                 raise InputError(f"{path}: cannot be read: {kind}, not a regular file{_tail(advice)}")
             yield file
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}{_tail(advice)}") from error
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise InputError(f"{path}: cannot be read: {reason}{_tail(advice)}") from error
 
 
 def require_regular(path: Path) -> None:
