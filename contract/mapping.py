@@ -6,6 +6,7 @@ Understood are str, int, float, bool, Literal, `X | None`, tuples, lists and map
 
 import dataclasses
 import functools
+import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ def from_mapping(
 ) -> _Record:
     """The dataclass that parsed TOML or JSON describes: whole numbers become floats where one is declared.
 
+    No float is NaN or infinite.
     `where` names the file in errors and `key` the place in it. A field may be missing if it has a default.
     Raises InputError for anything missing, unknown (unless `ignore_unknown`), of another type or against its rule; an
     error that the dataclass itself raises is raised again with `where` before it.
@@ -140,9 +142,12 @@ def _scalar(kind: type, value: object, place: _Place) -> Any:
 def _number(value: object, place: _Place) -> float:
     number = value if type(value) is int else _expect(float, value, place)
     try:
-        return float(number)
+        converted = float(number)
     except OverflowError as error:
         raise place.refusal(value, "a number that fits into a float") from error
+    if not math.isfinite(converted):
+        raise place.refusal(value, "a finite number")
+    return converted
 
 
 def _expect(kind: type, value: object, place: _Place) -> Any:

@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from conform.core.files.cores import usable_cores
 from torture.campaign import Budget, Row
 from torture.readers import READERS, Reader
 
@@ -27,12 +29,11 @@ _ROOM = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def run(budget: Budget) -> Iterator[Row]:
-    """One row for each reader."""
+    """One row for each reader, as many readers at a time as there are cores."""
     readers = [reader for reader in READERS if budget.only in reader.name]
-    deadline = time.monotonic() + budget.seconds
-    for number, reader in enumerate(readers):
-        share = (deadline - time.monotonic()) / (len(readers) - number)
-        yield _row(reader, budget.seed, budget.sample, share)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        share = budget.seconds * min(usable_cores(), len(readers)) / max(1, len(readers))
+        yield from pool.map(lambda reader: _row(reader, budget.seed, budget.sample, share), readers)
 
 
 def _row(reader: Reader, seed: int, sample: int | None, seconds: float) -> Row:
