@@ -1,226 +1,297 @@
-"""Evidence: everything that the runtime and the references said about the passages, gathered once for all rungs."""
+"""Evidence: what each rung reads, put together from the runtime's answers and from what the references say of them."""
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
-from conform.contract.spec import Contract
-from conform.core.checkpoint.checkpoint import Checkpoint
-from conform.core.files.cores import usable_cores
-from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S
+from conform.contract.finding import Finding
+from conform.contract.inventory import inventory
+from conform.core.errors import InputError
+from conform.core.files.digest import file_sha256
 from conform.core.quantizer import Float32
-from conform.core.runtime import Answer, Request, Runtime, RuntimeFault, Step
+from conform.core.runtime import Request, RuntimeFault
+from conform.core.verify import verify_file
+from conform.parity.candidate import Candidate, Source
+from conform.parity.comparison import Comparison, Question, compare, joined
+from conform.parity.observation import Observation
 from conform.parity.progress import Progress
-from conform.parity.questions.sequences import FREE, Observed, Passage, PassageKind, Scope, observed_ids, plan_passages
-from conform.parity.questions.start import Opening, find_opening
-from conform.parity.questions.tokenizer import PromptTokenizer
-from conform.parity.reference.dimensions import Dimensions, dimensions_of_file, dimensions_of_model
-from conform.parity.reference.model import Reference
-from conform.parity.reference.sampler import telling_temperature
-from conform.parity.reference.weights import CheckpointWeights, FileWeights
-from conform.plugins.registry import Registry
+from conform.parity.questions.sequences import ObservedSequence, Scope
+from conform.parity.questions.texts import texts_to_tokenize
+from conform.parity.questions.tokenizer import pieces_as_text, printable_pieces
+from conform.parity.reference.metrics import average, closeness
+from conform.parity.references import References
+from conform.parity.rungs.agreement import Agreement
+from conform.parity.rungs.ceilings import kl_ceiling
+from conform.parity.rungs.file import CheckedFile
+from conform.parity.rungs.greedy import GreedyRun, GreedyToken
+from conform.parity.rungs.implementation import Position, WatchedPositions
+from conform.parity.rungs.likelihood import LikelihoodChanges, RuntimeChange
+from conform.parity.rungs.localise import DivergingVector, first_diverging_vector
+from conform.parity.rungs.quantisation import FileDivergence
+from conform.parity.rungs.sampling import SampledRun
+from conform.parity.rungs.tokens import PrintedPieces, Tokenisation, TokenisedText
+from conform.parity.rungs.weights import StoredTensor, StoredWeights
 
-__all__ = ["Evidence", "Source", "Subject"]
+__all__ = ["Evidence"]
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What the file was exported from."""
-
-    checkpoint: Checkpoint
-    contract: Contract
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One runtime with one file, and what is known of where the file came from."""
-
-    file: GGUFFile
-    runtime: Runtime
-    registry: Registry
-    source: Source | None = None
-    tokenizer: PromptTokenizer | None = None
+# More than any intermediate vector has.
+_ALL_VALUES = 1 << 20
 
 
 class Evidence:
-    """Lazily gathered; every property raises RuntimeFault when the runtime did not answer as it must."""
+    """One property for each rung; each raises RuntimeFault when the runtime did not answer as it must.
 
-    def __init__(self, subject: Subject, scope: Scope, progress: Progress) -> None:
-        self.subject = subject
-        self.scope = scope
-        self._progress = progress
-        self._watched: dict[tuple[Request, int], tuple[Answer, Step]] = {}
-        self._fault: RuntimeFault | None = None
+    Every figure is computed once, when a rung first asks for it.
+    """
 
-    @cached_property
-    def sizes(self) -> Dimensions:
-        """The dimensions that the file declares."""
-        return dimensions_of_file(self.subject.file)
+    def __init__(self, candidate: Candidate, scope: Scope, progress: Progress) -> None:
+        self._candidate = candidate
+        self._scope = scope
+        self.observation = Observation(candidate, scope, self._temperature, progress)
+        self.references = References(candidate, self.observation)
 
-    @cached_property
-    def weights(self) -> FileWeights:
-        """The decoded weights of the file."""
-        return FileWeights(self.subject.file, self.subject.registry)
+    @property
+    def file(self) -> CheckedFile:
+        """What the verifier finds, and where the file says that it comes from."""
+        file, source = self._candidate.file, self._candidate.source
+        try:
+            contract = source.contract if source else None
+            violations = list(verify_file(file.path, self._candidate.registry, contract).findings)
+        except InputError as error:
+            violations = [Finding("error", str(file.path), "a file that can be checked", str(error))]
+        entries = len(file.tensors) + len(file.metadata)
+        return CheckedFile(entries, violations, file.metadata, _origin(source) if source else {})
 
-    @cached_property
-    def decoded(self) -> Reference:
-        """PyTorch over the decoded file."""
-        return Reference(self.sizes, self.weights)
+    @property
+    def tokens(self) -> Tokenisation | None:
+        """Every text tokenized by the runtime; None without a tokenizer to compare with."""
+        tokenizer = self._candidate.tokenizer
+        if tokenizer is None:
+            return None
+        start, runtime = self.observation.start, self._candidate.runtime
+        texts = texts_to_tokenize(start, self._scope, tokenizer, self.observation.sizes.context)
+        listed = self.observation.ask("tokenizing", texts, runtime.tokenize)
+        steps = self.observation.ask(
+            "running prompts", texts, lambda text: self.observation.first_step(Request(text, 1))
+        )
+        expected = [tokenizer.ids(text) if text else start.ids for text in texts]
+        rows = zip(texts, expected, listed, steps, strict=True)
+        tokenised = [TokenisedText(text, ids, found, step.position + 1, step.token) for text, ids, found, step in rows]
+        return Tokenisation(tokenised, self._printed(), start.note)
 
-    @cached_property
-    def original(self) -> Reference | None:
-        """PyTorch over the checkpoint, where there is one."""
-        source = self.subject.source
+    @property
+    def weights(self) -> StoredWeights | None:
+        """Every tensor decoded once, and the runtime's digests of them; None without a checkpoint."""
+        digests = self._runtime_digests()
+        source = self._candidate.source
         if source is None:
             return None
-        weights = CheckpointWeights(source.checkpoint, source.contract)
-        return Reference(dimensions_of_model(source.contract.model), weights)
+        return StoredWeights(self._stored(source, digests), digests, source.contract.model.linear == "ternary")
 
     @cached_property
-    def passages(self) -> list[Passage]:
-        """What the runtime is watched on."""
-        return plan_passages(self.sizes, self.opening, self.subject.tokenizer, self.scope, self._heat)
-
-    @cached_property
-    def opening(self) -> Opening:
-        """What the runtime starts from."""
-        return find_opening(self.subject.file, self.subject.tokenizer, lambda request: self.watch(request, 0)[1])
-
-    def _heat(self, ids: tuple[int, ...]) -> float:
-        """The temperature at which the token after these is uncertain, so that a draw shows what the sampler does."""
-        logits = self.decoded.logits(self.decoded.hidden([ids])[0][-1:])
-        return telling_temperature(logits[0])
-
-    @cached_property
-    def observed(self) -> list[Observed]:
-        """Every passage as the runtime ran it, one process per watched step."""
-        if self._fault is not None:
-            raise self._fault
-        try:
-            return self._observe()
-        except RuntimeFault as fault:
-            self._fault = fault  # a runtime that hangs is not asked again by every rung
-            raise
-
-    def _observe(self) -> list[Observed]:
-        questions = [(passage, step) for passage in self.passages for step in passage.steps]
-        answers = self.side_by_side("tracing the runtime", questions, lambda q: self.watch(q[0].request, q[1]))
-        observed, start = [], 0
-        for passage in self.passages:
-            part = answers[start : start + len(passage.steps)]
-            start += len(passage.steps)
-            steps = tuple(step for _, step in part)
-            ids = observed_ids(passage, steps, self.sizes)
-            observed.append(Observed(passage, steps, ids, part[-1][0].text))
-        return observed
-
-    def watch(self, request: Request, step: int) -> tuple[Answer, Step]:
-        """One watched step, run only as far as it goes; the same question is asked once."""
-        question = (_up_to(request, step), step)
-        if question not in self._watched:
-            self._watched[question] = self.subject.runtime.step(*question)
-        return self._watched[question]
-
-    @cached_property
-    def rows(self) -> list[tuple[Observed, Step]]:
-        """Every watched step of every passage, in order."""
-        return [(seen, step) for seen in self.observed for step in seen.steps]
-
-    @cached_property
-    def runtime_hidden(self) -> Float32:
-        """(rows, hidden): the runtime's final hidden states."""
-        return np.stack([step.hidden for _, step in self.rows])
-
-    @cached_property
-    def known(self) -> list[Passage]:
-        """The passages whose tokens do not depend on what the runtime chooses."""
-        return [passage for passage in self.passages if passage.kind not in FREE]
-
-    @cached_property
-    def decoded_known(self) -> list[Float32]:
-        """The hidden states of the decoded file at every position of the known passages."""
-        return self.decoded.hidden([passage.ids for passage in self.known])
-
-    @cached_property
-    def original_known(self) -> list[Float32] | None:
-        """The same over the checkpoint."""
-        return None if self.original is None else self.original.hidden([passage.ids for passage in self.known])
-
-    @cached_property
-    def decoded_states(self) -> list[Float32]:
-        """The reference's hidden states over the decoded file, at every position of every passage."""
-        known = iter(self.decoded_known)
-        free = iter(self.decoded.hidden([seen.ids for seen in self.observed if seen.passage.kind in FREE]))
-        return [next(free if seen.passage.kind in FREE else known) for seen in self.observed]
-
-    @cached_property
-    def noisy_states(self) -> list[Float32]:
-        """The same in float32 throughout: what the order and width of sums alone can change."""
-        return replace(self.decoded, arithmetic="single").hidden([seen.ids for seen in self.observed])
-
-    @cached_property
-    def nudged_logits(self) -> Float32 | None:
-        """(rows, vocab) of the reference with flipped activations; None where none are quantised."""
-        if I2_S not in {info.ggml_type for info in self.subject.file.tensors.values()}:
-            return None
-        nudged = replace(self.decoded, arithmetic="nudged")
-        return nudged.logits(self.at_rows(nudged.hidden([seen.ids for seen in self.observed])))
-
-    @cached_property
-    def decoded_logits(self) -> Float32:
-        """(rows, vocab) of the reference over the decoded file."""
-        return self.decoded.logits(self.at_rows(self.decoded_states))
-
-    @cached_property
-    def noisy_logits(self) -> Float32:
-        """(rows, vocab) of the reference in float32 throughout."""
-        return replace(self.decoded, arithmetic="single").logits(self.at_rows(self.noisy_states))
-
-    @cached_property
-    def runtime_logits(self) -> Float32:
-        """(rows, vocab), from the runtime's hidden states and the file's output matrix."""
-        return self.decoded.logits(self.runtime_hidden)
-
-    def at_rows(self, states: Sequence[Float32]) -> Float32:
-        """(rows, hidden): of the states of all positions, those that the runtime was watched at."""
-        return np.stack(
-            [state[step.position] for seen, state in zip(self.observed, states, strict=True) for step in seen.steps]
+    def implementation(self) -> WatchedPositions:
+        """What was measured at every watched position."""
+        rows = self.observation.rows
+        kinds = dict.fromkeys(sequence.kind for sequence in self.observation.sequences)
+        return WatchedPositions(
+            positions=[Position(seen.name, step.position) for seen, step in rows],
+            watched={kind: sum(len(rows) for _, rows in self.observation.rows_of(kind)) for kind in kinds},
+            agreement=self._agreement,
+            best=self.comparison.best,
+            debug_error=self._debug_error(),
         )
 
-    def rows_of(self, kind: PassageKind) -> list[list[int]]:
-        """For each passage of that kind, the indices of its rows."""
-        found, start = [], 0
-        for seen in self.observed:
-            if seen.passage.kind == kind:
-                found.append(list(range(start, start + len(seen.steps))))
-            start += len(seen.steps)
-        return found
+    @property
+    def quantisation(self) -> FileDivergence | None:
+        """Checkpoint against decoded file; None without a checkpoint."""
+        source, cost = self._candidate.source, self.references.quantisation
+        if source is None or cost is None:
+            return None
+        return FileDivergence(cost.natural, cost.unnatural, *kl_ceiling(self._candidate.file, source.contract))
 
-    def side_by_side(self, what: str, items: Iterable[_Item], question: Callable[[_Item], _Result]) -> list[_Result]:
-        """The answers in order, asked on all cores; the first RuntimeFault ends the rest."""
-        everything = list(items)
-        answers: list[_Result] = []
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            pending = [pool.submit(question, item) for item in everything]
-            try:
-                for done, future in enumerate(pending, 1):
-                    answers.append(future.result())
-                    self._progress(what, done, len(everything))
-            except BaseException:
-                for future in pending:
-                    future.cancel()
-                raise
-        return answers
+    @property
+    def greedy(self) -> Sequence[GreedyRun]:
+        """The free-running sequences, each also run unwatched and with its tokens forced."""
+        runs = self.observation.rows_of("greedy")
+        requests = [request for seen, _ in runs for request in (seen.sequence.request, _forced(seen))]
+        texts = iter(self._texts("generating", requests))
+        return [
+            GreedyRun(seen.name, self._greedy_tokens(seen, rows), seen.text, next(texts), next(texts))
+            for seen, rows in runs
+        ]
+
+    @property
+    def sampling(self) -> Sequence[SampledRun]:
+        """The sampled sequences, each run a second time."""
+        runs = self.observation.rows_of("sampled")
+        repeated = self._texts("sampling again", [seen.sequence.request for seen, _ in runs])
+        return [
+            SampledRun(
+                name=seen.name,
+                sampling=seen.sequence.request.sampling,
+                drawn=[step.token for step in seen.steps[1:]],
+                logits=[self._kept[row] for row in rows[:-1]],
+                ties=[self._agreement.tie(row) for row in rows[:-1]],
+                text=seen.text,
+                repeated=again,
+            )
+            for (seen, rows), again in zip(runs, repeated, strict=True)
+        ]
+
+    @property
+    def likelihood(self) -> LikelihoodChanges:
+        """The change of likelihood by the runtime, and by the file where there is a checkpoint."""
+        source, cost = self._candidate.source, self.references.quantisation
+        if source is None or cost is None:
+            return LikelihoodChanges(self.runtime_change)
+        ceiling, _ = kl_ceiling(self._candidate.file, source.contract)
+        return LikelihoodChanges(self.runtime_change, cost.change, ceiling)
+
+    @cached_property
+    def runtime_change(self) -> RuntimeChange:
+        """Over the forced prose."""
+        for _, rows in self.observation.rows_of("text"):
+            followed = rows[:-1]  # nothing follows the last one
+            nats = {name: average(figures[followed]) for name, figures in self.comparison.likelihoods.items()}
+            noise = abs(nats["noisy"] - nats["decoded"])
+            return RuntimeChange(nats["runtime"] - nats["decoded"], noise, len(followed))
+        return RuntimeChange(float("inf"), 0.0, 0)
+
+    @property
+    def diverging_vector(self) -> DivergingVector | None:
+        """The first vector that is wrong, at the worst position, in one more run that is watched layer by layer."""
+        seen, step = self.observation.rows[self._agreement.worst_row]
+        number = step.position - seen.sequence.position(0)
+        try:
+            _, watched = self._candidate.runtime.step(_until(seen, step.position), number, values=_ALL_VALUES)
+        except RuntimeFault:
+            return None
+        expected = self.references.vectors(seen.ids[: step.position + 1])
+        return first_diverging_vector(expected, watched.values, step.position)
+
+    @property
+    def comparison(self) -> Comparison:
+        """The figures of every watched position."""
+        return self._compared[0]
+
+    @property
+    def _kept(self) -> Mapping[int, Float32]:
+        """The reference's logits, (vocab,) each, of the rows that are judged by more than figures."""
+        return self._compared[1]
+
+    @cached_property
+    def _compared(self) -> tuple[Comparison, Mapping[int, Float32]]:
+        question = self._question()
+        wanted = {row for _, rows in self.observation.rows_of("sampled") for row in rows} | {*self._debug_rows()[:1]}
+        parts: list[Comparison] = []
+        kept: dict[int, Float32] = {}
+        for rows, logits in self.references.watched_logits():
+            asked = Question(question.following[rows], question.best[rows], question.best_logit[rows])
+            parts.append(compare(logits, asked))
+            first = rows.start
+            kept |= {row: logits.decoded[row - first].copy() for row in wanted if first <= row < rows.stop}
+        return joined(parts), kept
+
+    @cached_property
+    def _agreement(self) -> Agreement:
+        """Over every watched position; sampled runs are judged by their own rung."""
+        judged = np.array([seen.sequence.kind != "sampled" for seen, _ in self.observation.rows], dtype=np.bool_)
+        compared = self.comparison
+        return Agreement(compared.runtime, compared.noise, compared.flips, judged)
+
+    def _temperature(self, ids: tuple[int, ...]) -> float:
+        return self.references.temperature(ids)
+
+    def _question(self) -> Question:
+        observed, rows = self.observation.observed, self.observation.rows
+        return Question(
+            following=np.array([token for seen in observed for token in seen.following], dtype=np.int64),
+            best=np.array([step.argmax for _, step in rows], dtype=np.int64),
+            best_logit=np.array([step.argmax_logit for _, step in rows], dtype=np.float64),
+        )
+
+    def _greedy_tokens(self, seen: ObservedSequence, rows: Sequence[int]) -> list[GreedyToken]:
+        figures = self.comparison
+        return [
+            GreedyToken(
+                chosen=chosen,
+                claimed=step.argmax,
+                best=int(figures.reference_best[row]),
+                gap=float(figures.reference_gap[row]),
+                tie=self._agreement.tie(row),
+            )
+            for row, step, chosen in zip(rows, seen.steps, seen.following, strict=True)
+        ]
+
+    def _texts(self, what: str, requests: Sequence[Request]) -> list[bytes]:
+        return self.observation.ask(what, requests, lambda request: self._candidate.runtime.answer(request).text)
+
+    def _debug_rows(self) -> list[int]:
+        """The last row of each prompt, and behind them that of the random ids."""
+        return [rows[-1] for kind in ("prompt", "random") for _, rows in self.observation.rows_of(kind)]
+
+    def _debug_error(self) -> float | None:
+        """The largest difference of the runtime's own logits over the vocabulary, at the end of one prompt."""
+        if not (chosen := self._debug_rows()[:1]):
+            return None
+        seen, step = self.observation.rows[chosen[0]]
+        request = _until(seen, step.position)
+        found = self._candidate.runtime.logits(request, step.position)
+        if found is None:
+            return None
+        return float(closeness(self._kept[chosen[0]][None], found[None]).max_abs[0])
+
+    def _printed(self) -> PrintedPieces | None:
+        """Pieces of every kind, forced behind the start prompt."""
+        file, start = self._candidate.file, self.observation.start
+        ids = printable_pieces(file)[: self.observation.sizes.context - len(start.ids)]
+        if not ids:
+            return None
+        answer = self._candidate.runtime.answer(Request(start.prompt, len(ids), forced=ids))
+        accepted = (start.prompt.encode() + pieces_as_text(file, ids, raw_bytes=raw) for raw in (False, True))
+        return PrintedPieces(answer.text, tuple(accepted))
+
+    def _runtime_digests(self) -> Mapping[str, str | None]:
+        """The sha256 of every tensor as the runtime decodes it; empty where it cannot tell."""
+        names, hashed = list(self._candidate.file.tensors), self._candidate.runtime.decoded_sha256
+        if not names or hashed(names[0]) is None:
+            return {}
+        return dict(zip(names, self.observation.ask("hashing tensors", names, hashed), strict=True))
+
+    def _stored(self, source: Source, digests: Mapping[str, str | None]) -> Iterator[StoredTensor]:
+        """The contract's tensors, then those that the file alone has and the runtime hashed."""
+        tensors, decoded = self._candidate.file.tensors, self.references.weights.decoded
+        listed = {spec.gguf_name: spec for spec in inventory(source.contract.model)}
+        for name, spec in listed.items():
+            if name in tensors:
+                yield StoredTensor(name, source.stored(spec), tensors[name].ggml_type, decoded(name))
+            else:
+                yield StoredTensor(name, None, None, None)
+        for name in digests:
+            if name not in listed:
+                yield StoredTensor(name, None, tensors[name].ggml_type, decoded(name))
 
 
-def _up_to(request: Request, step: int) -> Request:
-    """The same request, ended after that step: the tokens before it do not depend on those behind."""
+def _origin(source: Source) -> Mapping[str, str]:
+    """The digests of what the file is compared with, by the key under which an export carries them."""
+    digests = {
+        "conform.checkpoint.digest": source.checkpoint.digest,
+        "conform.contract.digest": source.contract.digest,
+    }
+    if (tokenizer := source.checkpoint.tokenizer_path) is not None:
+        digests["conform.tokenizer.digest"] = file_sha256(tokenizer)
+    return digests
+
+
+def _forced(seen: ObservedSequence) -> Request:
+    """The same generation with the tokens that were chosen forced."""
+    request = seen.sequence.request
+    return Request(request.prompt, request.max_tokens, forced=tuple(seen.following))
+
+
+def _until(seen: ObservedSequence, position: int) -> Request:
+    """The same generation, ended at that position."""
+    request, step = seen.sequence.request, position - seen.sequence.position(0)
     return replace(request, max_tokens=step + 1, forced=request.forced[:step])

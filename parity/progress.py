@@ -1,4 +1,4 @@
-"""Progress: how a long examination tells how far it is."""
+"""Progress: how a long examination reports how far it has come."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -10,4 +10,4 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 
 def silent(_what: str, _done: int, _everything: int) -> None:
-    """Tells nobody."""
+    """Reports nothing."""

@@ -12,35 +12,42 @@ import torch
 
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
-from conform.parity.evidence import Subject
-from conform.parity.questions.sequences import Passage, Scope
+from conform.parity.candidate import Candidate
+from conform.parity.questions.sequences import Scope, WatchedSequence
 
 __all__ = ["receipt"]
 
 
-def receipt(subject: Subject, scope: Scope, limits: Limits, passages: Sequence[Passage]) -> dict[str, Any]:
+def receipt(candidate: Candidate, scope: Scope, limits: Limits, sequences: Sequence[WatchedSequence]) -> dict[str, Any]:
     """Digests of runtime, file, checkpoint, tokenizer, contract and prompts; the reference's identity; the options."""
-    identity = subject.runtime.identity
-    source = subject.source
+    identity = candidate.runtime.identity
+    source = candidate.source
     tokenizer = source.checkpoint.tokenizer_path if source else None
     return {
         "runtime": {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)},
-        "gguf": {"path": str(subject.file.path), "sha256": file_sha256(subject.file.path)},
+        "gguf": {"path": str(candidate.file.path), "sha256": file_sha256(candidate.file.path)},
         "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
         "contract": {"name": source.contract.name, "digest": source.contract.digest} if source else None,
         "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
-        "prompts": {"sha256": _prompts_digest(passages), "passages": len(passages), "max_tokens": scope.max_tokens},
+        "prompts": {"sha256": _prompts_digest(sequences), "sequences": len(sequences), "max_tokens": scope.max_tokens},
         "seed": scope.seed,
         "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
         "reference": _reference_identity(),
     }
 
 
-def _prompts_digest(passages: Sequence[Passage]) -> str:
+def _prompts_digest(sequences: Sequence[WatchedSequence]) -> str:
     """sha256 over every request in canonical JSON."""
     rows = [
-        [p.name, p.request.prompt, list(p.prompt_ids), list(p.request.forced), list(p.steps), p.request.max_tokens]
-        for p in passages
+        [
+            sequence.name,
+            sequence.request.prompt,
+            list(sequence.prompt_ids),
+            list(sequence.request.forced),
+            list(sequence.steps),
+            sequence.request.max_tokens,
+        ]
+        for sequence in sequences
     ]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -1,4 +1,7 @@
-"""Verdict: what each rung measured, and whether that is enough. Nothing compared is a failure, and so is not run."""
+"""Verdict: what each rung measured, and whether that is enough.
+
+Nothing compared is a failure, and a rung that was not run has not passed.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +11,18 @@ from typing import Any, Literal, TypeAlias
 from conform.contract.finding import Finding, failed
 from conform.core.runtime import FaultKind, RuntimeFault
 
-__all__ = ["RUNGS", "Ledger", "Measurement", "RungName", "RungResult", "Verdict", "faulted", "judged", "not_run"]
+__all__ = [
+    "RUNGS",
+    "Ledger",
+    "Measurement",
+    "RungName",
+    "RungResult",
+    "Verdict",
+    "blocked",
+    "faulted",
+    "judged",
+    "not_run",
+]
 
 RungName: TypeAlias = Literal[
     "file", "tokens", "weights", "implementation", "quantisation", "greedy", "sampling", "likelihood"
@@ -45,6 +59,7 @@ class RungResult:
     """One rung: how many `unit` were compared, what was measured, what was found wrong.
 
     `fault` is set when the runtime did not answer; `reason` says in a sentence why the rung failed or did not run.
+    `blocked_by` names the rungs that this one builds on, when it was not run because of them.
     """
 
     rung: RungName
@@ -56,6 +71,12 @@ class RungResult:
     fault: FaultKind | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    blocked_by: tuple[RungName, ...] = ()
+
+    @property
+    def blocks(self) -> bool:
+        """True when the rungs that build on this one would mean nothing: it failed, or was itself blocked."""
+        return self.status == "fail" or bool(self.blocked_by)
 
     @property
     def passed(self) -> bool:
@@ -130,8 +151,14 @@ def faulted(rung: RungName, fault: RuntimeFault) -> RungResult:
 
 
 def not_run(rung: RungName, reason: str) -> RungResult:
-    """A rung that was not run, which is a failure."""
+    """A rung that could not be run; those that build on it are run all the same."""
     return RungResult(rung, "not run", reason=reason)
+
+
+def blocked(rung: RungName, by: Sequence[RungResult]) -> RungResult:
+    """A rung that was not run because of what became of those that it builds on."""
+    fates = (f"{broken.rung} {'failed' if broken.status == 'fail' else 'was not run'}" for broken in by)
+    return RungResult(rung, "not run", reason=" and ".join(fates), blocked_by=tuple(broken.rung for broken in by))
 
 
 def _rung_to_json(rung: RungResult) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Table: verdicts on a terminal: every rung with its numbers beside their tolerances, and what was wrong."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["print_faults", "print_verdict", "print_verdicts", "progress_lines"]
 
 _MOST_FINDINGS = 8
+# Notes are wrapped to about the width of the measurements' names, under which they stand.
+_NOTE_WIDTH = 43
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """The ladder of one file, the findings of the rungs that failed, and the two ledgers."""
-    rows = [row for rung in verdict.rungs for row in _rows(rung)]
+    """The ladder of one file with the notes of each rung, the findings of those that failed, and the two ledgers."""
+    rows = [row for rung in verdict.rungs for row in (*_rows(rung), *_notes(rung))]
     headings = ("rung", "", "measured", "", "at most", "compared")
     print_table(headings, rows, title=f"{Path(verdict.model).name} on {_runtime(verdict)}")
     for rung in verdict.rungs:
@@ -90,6 +93,12 @@ def _rows(rung: RungResult) -> Iterator[tuple[str, ...]]:
             _tolerance(measurement),
             compared if first else "",
         )
+
+
+def _notes(rung: RungResult) -> Iterator[tuple[str, ...]]:
+    for note in rung.notes:
+        lines = textwrap.wrap(note, _NOTE_WIDTH, initial_indent="- ", subsequent_indent="  ")
+        yield "", "", "", "\n".join(lines), "", ""
 
 
 def _figure(value: float) -> str:

@@ -1,6 +1,6 @@
-"""bitnet-go: drives the command line of the bitnet-go kind, and the companion tools beside the binary, where there are.
+"""bitnet-go: drives the command line of the bitnet-go kind, and the companion tools beside the binary, if any.
 
-One process per question. Nothing that the caller's environment holds reaches it but what is named here.
+One process per question. Of the caller's environment nothing reaches it; what it gets is named here.
 """
 
 import json
@@ -107,14 +107,14 @@ class BitnetGo:
         return np.array([found[token] for token in range(vocab)], dtype=np.float32)
 
     def tokenize(self, text: str) -> tuple[int, ...] | None:
-        """See Runtime; an empty text cannot be asked for, because the companion takes it for none at all."""
+        """See Runtime; an empty text cannot be asked for: the companion takes it for a missing one."""
         if not text or "\0" in text:
             return None
         ids = self._companion_json("tokenize", [f"--prompt={text}"])
         if ids is None:
             return None
         if not isinstance(ids, list) or not all(type(token) is int for token in ids):
-            raise RuntimeFault("answered wrongly", "tokenize printed no JSON array of whole numbers")
+            raise RuntimeFault("answered wrongly", "tokenize did not print a JSON array of whole numbers")
         return tuple(ids)
 
     def decoded_sha256(self, tensor: str) -> str | None:
@@ -123,7 +123,7 @@ class BitnetGo:
         if report is None:
             return None
         if not isinstance(report, dict) or not isinstance(report.get("sha256"), str):
-            raise RuntimeFault("answered wrongly", "ggufhash printed no JSON object with a sha256")
+            raise RuntimeFault("answered wrongly", "ggufhash did not print a JSON object with a sha256")
         return str(report["sha256"]).lower()
 
     def _generate(self, request: Request, observed: Mapping[str, str]) -> tuple[Answer, bytes]:
@@ -147,7 +147,7 @@ class BitnetGo:
         try:
             return json.loads(finished.stdout)
         except (ValueError, RecursionError):
-            raise RuntimeFault("answered wrongly", f"{name} printed no JSON") from None
+            raise RuntimeFault("answered wrongly", f"{name} did not print JSON") from None
 
     def _run(self, arguments: Sequence[str | Path], environment: Mapping[str, str]) -> Finished:
         finished = run_program(arguments, environment, self._limits)

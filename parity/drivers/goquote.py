@@ -56,5 +56,5 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
         return match[0]
     rune = int(digits, 16)
     if rune > _LARGEST_RUNE or 0xD800 <= rune <= 0xDFFF:
-        raise QuoteError(f"{match[0].decode()} is no Unicode character")
+        raise QuoteError(f"{match[0].decode()} is not a Unicode character")
     return chr(rune).encode()

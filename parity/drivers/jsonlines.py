@@ -1,6 +1,6 @@
 """jsonlines: drives any program that can be taught one question and one answer, each a line of JSON.
 
-`PROGRAM MODEL.gguf` reads one line from stdin and prints one line; docs/parity.md describes both.
+`PROGRAM MODEL.gguf` reads one line from stdin and prints one line; docs/reference/parity.md describes both.
 """
 
 import base64
@@ -61,61 +61,61 @@ class JsonLines:
     @cached_property
     def generator(self) -> Generator:
         """See Runtime."""
-        told = self._ask("describe", {})
-        return "xorshift64*" if told is not None and told.get("generator") == "xorshift64*" else "unknown"
+        reply = self._ask("describe", {})
+        return "xorshift64*" if reply is not None and reply.get("generator") == "xorshift64*" else "unknown"
 
     def answer(self, request: Request) -> Answer:
         """See Runtime."""
-        return self._answer(self._told("answer", _asked(request)), request)
+        return self._answer(self._required("answer", _question(request)), request)
 
     def step(self, request: Request, step: int, *, values: int = 0) -> tuple[Answer, Step]:
         """See Runtime."""
-        told = self._told("step", {**_asked(request), "step": step, "values": values})
-        vectors = _field(told, "values", dict) if values and "values" in told else {}
+        reply = self._required("step", {**_question(request), "step": step, "values": values})
+        vectors = _field(reply, "values", dict) if values and "values" in reply else {}
         watched = Step(
-            position=_field(told, "position", int),
-            token=_field(told, "token", int),
-            layers=_field(told, "layers", int),
-            hidden=_floats(told, "hidden"),
-            argmax=_field(told, "argmax", int),
-            argmax_logit=float(_floats(told, "argmax_logit")[0]),
+            position=_field(reply, "position", int),
+            token=_field(reply, "token", int),
+            layers=_field(reply, "layers", int),
+            hidden=_floats(reply, "hidden"),
+            argmax=_field(reply, "argmax", int),
+            argmax_logit=float(_floats(reply, "argmax_logit")[0]),
             values={_place(name): _floats(vectors, name) for name in vectors},
         )
-        return self._answer(told, request), watched
+        return self._answer(reply, request), watched
 
     def logits(self, request: Request, position: int) -> Float32 | None:
         """See Runtime."""
-        told = self._ask("logits", {**_asked(request), "position": position})
-        return None if told is None else _floats(told, "logits")
+        reply = self._ask("logits", {**_question(request), "position": position})
+        return None if reply is None else _floats(reply, "logits")
 
     def tokenize(self, text: str) -> tuple[int, ...] | None:
         """See Runtime."""
-        told = self._ask("tokenize", {"text": text})
-        if told is None:
+        reply = self._ask("tokenize", {"text": text})
+        if reply is None:
             return None
-        ids = _field(told, "ids", list)
+        ids = _field(reply, "ids", list)
         if not all(type(token) is int for token in ids):
             raise RuntimeFault("answered wrongly", "ids are not whole numbers")
         return tuple(ids)
 
     def decoded_sha256(self, tensor: str) -> str | None:
         """See Runtime."""
-        told = self._ask("sha256", {"tensor": tensor})
-        return None if told is None else str(_field(told, "sha256", str)).lower()
+        reply = self._ask("sha256", {"tensor": tensor})
+        return None if reply is None else str(_field(reply, "sha256", str)).lower()
 
-    def _answer(self, told: Mapping[str, Any], request: Request) -> Answer:
-        answer = Answer(_bytes(told, "text"), _field(told, "tokens", int))
+    def _answer(self, reply: Mapping[str, Any], request: Request) -> Answer:
+        answer = Answer(_bytes(reply, "text"), _field(reply, "tokens", int))
         if answer.tokens != request.max_tokens:
             raise RuntimeFault("answered wrongly", f"{answer.tokens} tokens; expected {request.max_tokens}")
         if not answer.text.startswith(request.prompt.encode()):
             raise RuntimeFault("answered wrongly", "the text does not begin with the prompt")
         return answer
 
-    def _told(self, operation: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
-        told = self._ask(operation, arguments)
-        if told is None:
+    def _required(self, operation: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
+        reply = self._ask(operation, arguments)
+        if reply is None:
             raise RuntimeFault("refused", f"it does not support {operation!r}, which every runtime must")
-        return told
+        return reply
 
     def _ask(self, operation: str, arguments: Mapping[str, object]) -> Mapping[str, Any] | None:
         """The answer; None when the program says that it cannot tell."""
@@ -123,17 +123,17 @@ class JsonLines:
         finished = run_program([self._program, self._model.path], _ENVIRONMENT, self._limits, question.encode())
         raise_fault(finished, self._limits)
         try:
-            told = json.loads(finished.stdout)
+            reply = json.loads(finished.stdout)
         except (ValueError, RecursionError):
             raise RuntimeFault("answered wrongly", "stdout is not one line of JSON") from None
-        if not isinstance(told, dict):
-            raise RuntimeFault("answered wrongly", "stdout is no JSON object")
-        if "error" in told:
-            raise RuntimeFault("refused", str(told["error"])[:300])
-        return None if told.get("unsupported") is True else told
+        if not isinstance(reply, dict):
+            raise RuntimeFault("answered wrongly", "stdout is not a JSON object")
+        if "error" in reply:
+            raise RuntimeFault("refused", str(reply["error"])[:300])
+        return None if reply.get("unsupported") is True else reply
 
 
-def _asked(request: Request) -> dict[str, object]:
+def _question(request: Request) -> dict[str, object]:
     sampling = request.sampling
     return {
         "prompt": request.prompt,
@@ -146,22 +146,22 @@ def _asked(request: Request) -> dict[str, object]:
     }
 
 
-def _field(told: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = told.get(name)
+def _field(reply: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = reply.get(name)
     if type(value) is not kind:
         raise RuntimeFault("answered wrongly", f"{name} is {value!r:.60}; expected {kind.__name__}")
     return value
 
 
-def _bytes(told: Mapping[str, Any], name: str) -> bytes:
+def _bytes(reply: Mapping[str, Any], name: str) -> bytes:
     try:
-        return base64.b64decode(_field(told, name, str), validate=True)
+        return base64.b64decode(_field(reply, name, str), validate=True)
     except binascii.Error:
         raise RuntimeFault("answered wrongly", f"{name} is not base64") from None
 
 
-def _floats(told: Mapping[str, Any], name: str) -> Float32:
-    content = _bytes(told, name)
+def _floats(reply: Mapping[str, Any], name: str) -> Float32:
+    content = _bytes(reply, name)
     if not content or len(content) % 4:
         raise RuntimeFault("answered wrongly", f"{name} has {len(content)} bytes; float32 values have four each")
     return np.frombuffer(content, dtype="<f4").astype(np.float32)
@@ -170,5 +170,5 @@ def _floats(told: Mapping[str, Any], name: str) -> Float32:
 def _place(name: str) -> tuple[int, str]:
     layer, _, vector = name.partition(".")
     if not layer.isdecimal() or len(layer) > 6:
-        raise RuntimeFault("answered wrongly", f"{name!r:.60} names no vector of a layer")
+        raise RuntimeFault("answered wrongly", f"{name!r:.60} does not name a vector of a layer")
     return int(layer), vector

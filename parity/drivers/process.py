@@ -1,4 +1,4 @@
-"""Process: starts a program that nobody vouches for, and tells apart the ways in which it can end.
+"""Process: starts an untrusted program, and tells apart the ways in which it can end.
 
 No shell, an environment of our choosing, nothing on stdin but what is given, a process group of its own; wall time,
 memory and output are limited, and whatever is left of the group is killed at the end.
@@ -26,7 +26,7 @@ Ending: TypeAlias = Literal["exited", "signalled", "timed out", "too much output
 
 _CHUNK = 1 << 16
 _POLL_SECONDS = 0.05
-# A grandchild may hold the pipes open after the program has ended; nobody waits for it longer than this.
+# A grandchild may hold the pipes open after the program has ended; it is given no more time than this.
 _GRACE_SECONDS = 0.5
 
 
@@ -38,7 +38,6 @@ class Finished:
     code: int
     stdout: bytes
     stderr: bytes
-    seconds: float
 
 
 def run_program(
@@ -48,18 +47,17 @@ def run_program(
 
     Raises RuntimeDriverError when it cannot be started.
     """
-    started = time.monotonic()
+    deadline = time.monotonic() + limits.seconds
     child = _start(arguments, environment, stdin)
     try:
         _limit_memory(child.pid, limits.memory)
-        stdout, stderr, stopped = _Watch(child, limits, started).until_the_end()
+        stdout, stderr, stopped = _Watch(child, limits, deadline).until_the_end()
     finally:
         _kill_group(child)
     code = child.wait()
-    seconds = time.monotonic() - started
     if stopped is not None:
-        return Finished(stopped, code, stdout, stderr, seconds)
-    return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr, seconds)
+        return Finished(stopped, code, stdout, stderr)
+    return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr)
 
 
 def _start(arguments: Sequence[str | Path], environment: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
@@ -105,10 +103,10 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 class _Watch:
     """Reads both pipes until they close, a limit is passed, or the program has been gone for a moment."""
 
-    def __init__(self, child: subprocess.Popen[bytes], limits: Limits, started: float) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], limits: Limits, deadline: float) -> None:
         self._child = child
         self._limits = limits
-        self._deadline = started + limits.seconds
+        self._deadline = deadline
         self._gone_since: float | None = None
         self._read: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
 
@@ -160,7 +158,7 @@ class _Watch:
 
 
 def _resident_bytes(pid: int) -> int:
-    """Anonymous and shared memory in use; 0 where the system does not tell. Mapped files are not counted."""
+    """Anonymous and shared memory in use; 0 where the system does not say. Mapped files are not counted."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -22,7 +22,7 @@ _HIDDEN = re.compile(rb"drift_trace output_norm_values=(\S*)\s*$", re.MULTILINE)
 _VALUES = re.compile(rb"drift_trace values layer=(\d+) name=(\w+) values=(\S*)\s*$", re.MULTILINE)
 _LOGITS = re.compile(rb"debug logits\.stage\.output_norm (.*)$", re.MULTILINE)
 _LOGIT = re.compile(rb"token=(\d+) logit=(\S+)")
-# More digits than this belong to no token id, position or layer.
+# No token id, position or layer has more digits than this.
 _MOST_DIGITS = 10
 
 
@@ -73,4 +73,4 @@ def _numbers(csv: bytes) -> Float32:
     try:
         return np.array([float(number) for number in csv.split(b",")] if csv else [], dtype=np.float32)
     except ValueError:
-        raise RuntimeFault("answered wrongly", f"{csv[:40]!r} in its trace is no list of numbers") from None
+        raise RuntimeFault("answered wrongly", f"{csv[:40]!r} in its trace is not a list of numbers") from None

@@ -1,7 +1,7 @@
-"""Opening: the shortest prompt that a runtime starts from, and what it makes of it: found out, not assumed.
+"""Start: the shortest prompt that a runtime starts from, and what it makes of it: found out, not assumed.
 
 Runtimes differ in what an empty prompt is: BOS alone, as SentencePiece has it, BOS and the space that is put before
-every text, or nothing that they will run. Passages with forced tokens begin behind the opening.
+every text, or nothing that they will run. Sequences with forced tokens begin behind the start prompt.
 """
 
 from collections.abc import Callable
@@ -11,35 +11,38 @@ from conform.core.gguf.read import GGUFFile
 from conform.core.runtime import Request, RuntimeFault, Step
 from conform.parity.questions.tokenizer import PromptTokenizer, bos_ids
 
-__all__ = ["Opening", "find_opening"]
+__all__ = ["StartPrompt", "find_start_prompt"]
 
 _SHORT_PROMPT = "a"
 _SPACE = "▁"
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """A prompt and its ids; no ids where a runtime cannot be started without text. `note` tells what is unusual."""
+class StartPrompt:
+    """A prompt and its ids; no ids where a runtime cannot be started without text. `note` says what is unusual."""
 
     prompt: str
     ids: tuple[int, ...]
     note: str = ""
 
 
-def find_opening(file: GGUFFile, tokenizer: PromptTokenizer | None, watch: Callable[[Request], Step]) -> Opening:
+def find_start_prompt(
+    file: GGUFFile, tokenizer: PromptTokenizer | None, watch: Callable[[Request], Step]
+) -> StartPrompt:
     """How this runtime starts. Any other fault or answer at its start is left for the rungs to find."""
     bos = bos_ids(file)
     if not bos:
-        return Opening("", ())
+        return StartPrompt("", ())
     try:
         step = watch(Request("", 1))
     except RuntimeFault as fault:
         if fault.kind != "refused" or tokenizer is None:
-            return Opening("", bos)
-        return Opening(_SHORT_PROMPT, tokenizer.ids(_SHORT_PROMPT), "it refuses an empty prompt")
+            return StartPrompt("", bos)
+        return StartPrompt(_SHORT_PROMPT, tokenizer.ids(_SHORT_PROMPT), "it refuses an empty prompt")
     if step.position == len(bos) and _piece(file, step.token) == _SPACE:
-        return Opening("", (*bos, step.token), "an empty prompt is a space to it, where SentencePiece has nothing")
-    return Opening("", bos)
+        note = "an empty prompt is a space to it, where SentencePiece has nothing"
+        return StartPrompt("", (*bos, step.token), note)
+    return StartPrompt("", bos)
 
 
 def _piece(file: GGUFFile, token: int) -> str:

@@ -4,31 +4,46 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from conform.contract.spec import TokenizerSpec
 from conform.core.checkpoint.vocabulary import read_tokenizer
 from conform.core.errors import CheckpointError
 from conform.core.gguf.read import GGUFFile
 
-__all__ = ["PromptTokenizer", "bos_ids", "open_tokenizer", "pieces_as_text"]
+__all__ = ["Pieces", "PromptTokenizer", "bos_ids", "open_tokenizer", "pieces_as_text", "printable_pieces"]
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+# Values of tokenizer.ggml.token_type.
 _NORMAL = 1
 _BYTE = 6
+_FIRST_PIECES = 32
+_SPREAD_PIECES = 300
+
+
+class Pieces(Protocol):
+    """What is used of SentencePieceProcessor."""
+
+    def encode(self, text: str, *, out_type: type[int]) -> Sequence[int]:
+        """The ids of the text."""
+        ...
+
+    def vocab_size(self) -> int:
+        """The number of pieces."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
     """SentencePiece, with BOS in front where the contract says so."""
 
-    processor: Any
+    processor: Pieces
     bos: tuple[int, ...]
 
     @property
     def size(self) -> int:
         """The number of pieces."""
-        return int(self.processor.vocab_size())
+        return self.processor.vocab_size()
 
     def ids(self, text: str) -> tuple[int, ...]:
         """What a runtime must make of the prompt."""
@@ -42,13 +57,14 @@ class PromptTokenizer:
 def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
     """The SentencePiece model of that file; without a contract its own BOS is used.
 
-    Raises InputError when it cannot be read, CheckpointError when it is no such model.
+    Raises InputError when the file cannot be read, CheckpointError when it is not such a model.
     """
     from sentencepiece import SentencePieceProcessor
 
+    content = read_tokenizer(path)
     try:
         processor = SentencePieceProcessor()
-        processor.LoadFromSerializedProto(read_tokenizer(path))
+        processor.LoadFromSerializedProto(content)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
     bos = processor.bos_id() if spec is None else (spec.bos_id if spec.add_bos else -1)
@@ -69,6 +85,16 @@ def pieces_as_text(file: GGUFFile, ids: Sequence[int], *, raw_bytes: bool) -> by
     if not isinstance(pieces, list):
         return b""
     return b"".join(_piece_as_text(str(pieces[token]), raw_bytes) for token in ids)
+
+
+def printable_pieces(file: GGUFFile) -> tuple[int, ...]:
+    """Ids of normal and byte pieces: the first 32, and some 300 from the whole vocabulary."""
+    types = file.metadata.get("tokenizer.ggml.token_type", [])
+    if not isinstance(types, list):
+        return ()
+    usable = [token for token, kind in enumerate(types) if kind in {_NORMAL, _BYTE}]
+    stride = max(len(usable) // _SPREAD_PIECES, 1)
+    return tuple(usable[:_FIRST_PIECES] + usable[_FIRST_PIECES::stride])
 
 
 def _piece_as_text(piece: str, raw_bytes: bool) -> bytes:

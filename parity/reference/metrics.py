@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 
 from conform.core.quantizer import Float32
 
-__all__ = ["Closeness", "Divergence", "closeness", "divergences", "likelihood", "log_softmax", "summary"]
+__all__ = [
+    "Closeness",
+    "Divergence",
+    "average",
+    "closeness",
+    "divergences",
+    "log_softmax",
+    "negative_log_likelihoods",
+    "summary",
+]
 
 Float64 = NDArray[np.float64]
 
@@ -18,11 +27,6 @@ class Closeness:
 
     nmse: Float64
     max_abs: Float64
-
-    @property
-    def worst_row(self) -> int:
-        """The row of the largest NMSE."""
-        return int(np.argmax(self.nmse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def closeness(reference: Float32, subject: Float32) -> Closeness:
 def log_softmax(logits: Float32) -> Float64:
     """Log probabilities along the last axis, in float64."""
     wide = np.asarray(logits, dtype=np.float64)
-    with np.errstate(invalid="ignore"):  # what is not finite stays so, and its position is infinitely far
+    with np.errstate(invalid="ignore"):  # what is not finite stays so; its position then counts as infinitely far
         shifted = wide - wide.max(axis=-1, keepdims=True)
         normalised: Float64 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return normalised
@@ -83,9 +87,12 @@ def summary(kl: Float64, same_top: NDArray[np.bool_]) -> Divergence:
     return Divergence(float(kl.mean()), p99, float(kl.max()), len(kl), float(same_top.mean()))
 
 
-def likelihood(logits: Float32, following: NDArray[np.integer]) -> float:
-    """Mean negative log-likelihood in nats per token of the tokens that follow each position."""
-    if len(following) == 0:
-        return float("inf")
-    rows = log_softmax(logits)
-    return float(-rows[np.arange(len(following)), following].mean())
+def negative_log_likelihoods(logits: Float32, following: NDArray[np.integer]) -> Float64:
+    """In nats, of the token that follows each position of (positions, vocab) logits: (positions,)."""
+    log_likelihoods: Float64 = log_softmax(logits)[np.arange(len(following)), following]
+    return -log_likelihoods
+
+
+def average(nats: Float64) -> float:
+    """The mean over positions; no position at all is infinitely unlikely."""
+    return float(nats.mean()) if len(nats) else float("inf")

@@ -1,1 +1,1 @@
-"""The rungs of the ladder, one file each: a function from the evidence to a result."""
+"""The rungs of the ladder, one file each: a function from what it reads to a result."""

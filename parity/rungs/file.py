@@ -1,44 +1,37 @@
 """file: the GGUF file against its contract, and against the checkpoint that it says it comes from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from conform.contract.finding import Finding
-from conform.core.errors import InputError
-from conform.core.files.digest import file_sha256
-from conform.core.verify.verify import verify
-from conform.parity.evidence import Evidence, Source
 from conform.parity.verdict import Measurement, RungResult, judged
 
-__all__ = ["judge_file"]
+__all__ = ["CheckedFile", "judge_file"]
 
 
-def judge_file(evidence: Evidence) -> RungResult:
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """The number of tensors and keys, and what the verifier found wrong with them.
+
+    `origin` holds the digests of what the file is compared with, by the key under which `keys` may carry them.
+    """
+
+    entries: int
+    violations: Sequence[Finding]
+    keys: Mapping[str, object]
+    origin: Mapping[str, str]
+
+
+def judge_file(file: CheckedFile) -> RungResult:
     """Closure of tensors and keys, offsets, sizes, values, and the digests that the file carries."""
-    file = evidence.subject.file
-    source = evidence.subject.source
-    try:
-        findings = verify(file.path, source.contract if source else None, evidence.subject.registry)
-    except InputError as error:
-        findings = [Finding("error", str(file.path), "a file that can be checked", str(error))]
-    if source is not None:
-        findings += _foreign(evidence, source)
+    findings = [*file.violations, *_foreign(file)]
     wrong = sum(finding.severity == "error" for finding in findings)
-    compared = len(file.tensors) + len(file.metadata)
-    return judged("file", compared, "tensors and keys", [Measurement("violations", wrong, 0)], findings)
+    return judged("file", file.entries, "tensors and keys", [Measurement("violations", wrong, 0)], findings)
 
 
-def _foreign(evidence: Evidence, source: Source) -> Iterator[Finding]:
+def _foreign(file: CheckedFile) -> Iterator[Finding]:
     """Digests of the file that are not those of what it is compared with."""
-    metadata = evidence.subject.file.metadata
-    expected = {
-        "conform.checkpoint.digest": source.checkpoint.digest,
-        "conform.contract.digest": source.contract.digest,
-    }
-    tokenizer = source.checkpoint.tokenizer_path
-    if tokenizer is not None:
-        expected["conform.tokenizer.digest"] = file_sha256(tokenizer)
-    for key, digest in expected.items():
-        found = metadata.get(key)
+    for key, digest in file.origin.items():
+        found = file.keys.get(key)
         if found is not None and found != digest:
-            hint = "the file was exported from something else"
-            yield Finding("error", key, digest, str(found), hint)
+            yield Finding("error", key, digest, str(found), "the file was exported from something else")

@@ -22,15 +22,13 @@ from conform.core.export.run import run_export
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
+from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
-from conform.parity.evidence import Source, Subject
+from conform.parity.goref.patch import Edit, patched_sources
 from conform.parity.goref.toolchain import build_goref
-from conform.parity.ladder import judge
-from conform.parity.progress import silent
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
-from conform.parity.selftest.faulty_runtimes import edited_sources
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
@@ -169,6 +167,8 @@ def make_runtime(goref, registry) -> Callable[..., BitnetGo]:
 def judged_file(goref, registry) -> Callable[..., Verdict]:
     """The verdict on a file that was exported from, or damaged after the export from, a checkpoint."""
 
+    from conform.parity.judgement import judge  # imports torch, which the tests of single rungs do without
+
     def run(gguf: Path, checkpoint: Path | None, program: Path = goref, scope: Scope = SMALL_SCOPE) -> Verdict:
         file = open_gguf(gguf, registry)
         source = tokenizer = None
@@ -178,7 +178,7 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
             source = Source(opened, opened.sidecar.contract)
             tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
         runtime = BitnetGoDriver().open(program, file, LIMITS)
-        return judge(Subject(file, runtime, registry, source, tokenizer), scope, LIMITS, silent, keep_going=True)
+        return judge(Candidate(file, runtime, registry, source, tokenizer), scope, LIMITS, keep_going=True)
 
     return run
 
@@ -195,7 +195,7 @@ def mutated_goref() -> Callable[..., Path]:
         edits: Sequence[tuple[str, str, str]],
         tools: Sequence[str] = ("bitnet", "tokenize", "ggufhash"),
     ) -> Path:
-        sources = edited_sources(edits, tmp / "goref")
+        sources = patched_sources([Edit(*edit) for edit in edits], tmp / "goref")
         for folder in (sources / "cmd").iterdir():
             if folder.name not in tools:
                 shutil.rmtree(folder)

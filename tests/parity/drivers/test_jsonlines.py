@@ -77,7 +77,7 @@ def test_what_it_cannot_tell_is_none(program):
     ("code", "kind", "reason"),
     [
         ("print('no json')", "answered wrongly", "not one line of JSON"),
-        ("print('[1]')", "answered wrongly", "no JSON object"),
+        ("print('[1]')", "answered wrongly", "not a JSON object"),
         ("print('{}')", "answered wrongly", "position|text"),
         ('print(\'{"error": "too long"}\')', "refused", "too long"),
         ("print('{\"unsupported\": true}')", "refused", "does not support 'step'"),
@@ -89,7 +89,7 @@ def test_what_it_cannot_tell_is_none(program):
         (PROGRAM.replace("floats(0.1, -2.5)", "'AAA='"), "answered wrongly", "2 bytes"),
         (PROGRAM.replace("floats(0.1, -2.5)", "'****'"), "answered wrongly", "not base64"),
         (PROGRAM.replace('"tokens": q["max_tokens"], "pos', '"tokens": 9, "pos'), "answered wrongly", "9 tokens"),
-        (PROGRAM.replace('"0.Qcur"', '"Qcur"'), "answered wrongly", "names no vector"),
+        (PROGRAM.replace('"0.Qcur"', '"Qcur"'), "answered wrongly", "does not name a vector"),
     ],
 )
 def test_each_way_to_fail_is_told_apart(program, code, kind, reason):

@@ -49,17 +49,19 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
         f"open({str(pid_file)!r}, 'w').write(str(child.pid))\n"
         "time.sleep(60)\n"
     )
+    started = time.monotonic()
     done = python(code, Limits(seconds=3.0, memory=1 << 30, output=1 << 20))
     assert done.ending == "timed out"
-    assert done.seconds < 15
+    assert time.monotonic() - started < 15
     assert gone(int(pid_file.read_text()))
 
 
 def test_a_grandchild_that_keeps_the_pipes_does_not_delay_the_end():
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    started = time.monotonic()
     done = python(code)
     assert done.ending == "exited"
-    assert done.seconds < 15
+    assert time.monotonic() - started < 15
 
 
 def test_endless_output_is_cut():

@@ -3,17 +3,18 @@
 import pytest
 
 from conform.core.runtime import RuntimeFault, Step
-from conform.parity.questions.start import Opening, find_opening
+from conform.parity.goref.patch import Edit
+from conform.parity.questions.start import StartPrompt, find_start_prompt
 from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.selftest.faulty_runtimes import FaultyRuntime, build_faulty
 
 ENCODE = "internal/vocab/encode.go"
 GUARD = '\tif text == "" {\n\t\treturn tokens\n\t}\n'
-SPACE = FaultyRuntime("space", "an empty prompt is a space", "tokens", ((ENCODE, GUARD, ""),))
+SPACE = FaultyRuntime("space", "an empty prompt is a space", "tokens", (Edit(ENCODE, GUARD, ""),))
 MAIN = "cmd/bitnet/main.go"
 TEXT = "\ttext := o.prompt\n"
 REFUSAL = '\tif o.prompt == "" {\n\t\treturn "", fmt.Errorf("no prompt")\n\t}\n'
-REFUSES = FaultyRuntime("refuses", "an empty prompt is refused", "tokens", ((MAIN, TEXT, REFUSAL + TEXT),))
+REFUSES = FaultyRuntime("refuses", "an empty prompt is refused", "tokens", (Edit(MAIN, TEXT, REFUSAL + TEXT),))
 
 
 @pytest.mark.parametrize(("runtime", "note"), [(SPACE, "is a space to it"), (REFUSES, "refuses an empty prompt")])
@@ -33,13 +34,13 @@ def stepping(position, token):
     return lambda _request: Step(position, token, 2, None, 0, 0.0)
 
 
-def test_bos_alone_is_the_usual_opening(file):
-    assert find_opening(file, None, stepping(0, 1)) == Opening("", (1,))
+def test_bos_alone_is_the_usual_start_prompt(file):
+    assert find_start_prompt(file, None, stepping(0, 1)) == StartPrompt("", (1,))
 
 
 def test_another_token_than_a_space_is_left_to_the_rungs(file):
-    assert find_opening(file, None, stepping(1, 5)) == Opening("", (1,))
-    assert find_opening(file, None, stepping(0, 2)) == Opening("", (1,))
+    assert find_start_prompt(file, None, stepping(1, 5)) == StartPrompt("", (1,))
+    assert find_start_prompt(file, None, stepping(0, 2)) == StartPrompt("", (1,))
 
 
 @pytest.mark.parametrize("kind", ["crashed", "timed out", "answered wrongly"])
@@ -47,4 +48,4 @@ def test_a_fault_is_not_taken_for_a_habit(file, tokenizer_model, micro, kind):
     def fail(_request):
         raise RuntimeFault(kind, "for a test")
 
-    assert find_opening(file, open_tokenizer(tokenizer_model, micro.tokenizer), fail) == Opening("", (1,))
+    assert find_start_prompt(file, open_tokenizer(tokenizer_model, micro.tokenizer), fail) == StartPrompt("", (1,))

@@ -1,0 +1,113 @@
+"""Judgement: gathers the evidence, climbs the ladder, and binds the verdict to everything that took part."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from conform.core.errors import ConformError
+from conform.core.runtime import Limits
+from conform.parity.candidate import Candidate, check_scope, open_candidate
+from conform.parity.evidence import Evidence
+from conform.parity.ladder import Rungs, climb
+from conform.parity.launcher import DEFAULT_DRIVER, find_launcher
+from conform.parity.progress import Progress, silent
+from conform.parity.questions.sequences import Scope
+from conform.parity.receipt import receipt
+from conform.parity.reference.metrics import average
+from conform.parity.rungs.file import judge_file
+from conform.parity.rungs.greedy import judge_greedy
+from conform.parity.rungs.implementation import judge_implementation
+from conform.parity.rungs.likelihood import judge_likelihood
+from conform.parity.rungs.quantisation import judge_quantisation
+from conform.parity.rungs.sampling import judge_sampling
+from conform.parity.rungs.tokens import judge_tokens
+from conform.parity.rungs.weights import judge_weights
+from conform.parity.verdict import RUNGS, Ledger, RungResult, Verdict
+from conform.plugins.registry import Registry
+
+__all__ = ["judge", "judge_runtime"]
+
+
+def judge_runtime(
+    model: Path,
+    program: Path | None = None,
+    *,
+    registry: Registry,
+    driver: str = DEFAULT_DRIVER,
+    checkpoint: Path | None = None,
+    contract: str | None = None,
+    tokenizer: Path | None = None,
+    scope: Scope | None = None,
+    limits: Limits | None = None,
+    progress: Progress = silent,
+    keep_going: bool = False,
+) -> Verdict:
+    """The verdict on one program that runs one GGUF file; without a program, on goref, which is built for it.
+
+    The checkpoint, when none is named, is the one beside the file. What is wrong with the runtime stands in the
+    verdict. Raises ConformError for what cannot be judged at all: a file, checkpoint, tokenizer or program that cannot
+    be opened, or a prompt that cannot be asked.
+    """
+    scope, limits = scope or Scope(), limits or Limits()
+    launcher = find_launcher(registry, driver, program, limits)
+    candidate = open_candidate(model, launcher, registry, checkpoint=checkpoint, contract=contract, tokenizer=tokenizer)
+    check_scope(scope, candidate)
+    return judge(candidate, scope, limits, progress, keep_going=keep_going)
+
+
+def judge(
+    candidate: Candidate, scope: Scope, limits: Limits, progress: Progress = silent, *, keep_going: bool = False
+) -> Verdict:
+    """The verdict on an opened candidate; `keep_going` runs every rung, whatever failed before."""
+    evidence = Evidence(candidate, scope, progress)
+    results = climb(_rungs(evidence, candidate), keep_going=keep_going)
+    implementation = results["implementation"]
+    if implementation.status == "fail" and implementation.compared:
+        results["implementation"] = _localised(implementation, evidence)
+    return Verdict(
+        model=str(candidate.file.path),
+        rungs=tuple(results[rung] for rung in RUNGS),
+        quantisation=_quantisation_ledger(evidence, results["quantisation"]),
+        implementation=_implementation_ledger(evidence, results["implementation"]),
+        receipt=_receipt(evidence, candidate, scope, limits),
+    )
+
+
+def _rungs(evidence: Evidence, candidate: Candidate) -> Rungs:
+    """Which evidence each rung reads; it is gathered when the rung is run."""
+    return {
+        "file": lambda: judge_file(evidence.file),
+        "tokens": lambda: judge_tokens(evidence.tokens),
+        "weights": lambda: judge_weights(evidence.weights),
+        "implementation": lambda: judge_implementation(evidence.implementation),
+        "quantisation": lambda: judge_quantisation(evidence.quantisation),
+        "greedy": lambda: judge_greedy(evidence.greedy),
+        "sampling": lambda: judge_sampling(evidence.sampling, candidate.runtime.generator),
+        "likelihood": lambda: judge_likelihood(evidence.likelihood),
+    }
+
+
+def _localised(result: RungResult, evidence: Evidence) -> RungResult:
+    diverging = evidence.diverging_vector
+    if diverging is None:
+        return replace(result, notes=(*result.notes, "no vector of any layer diverges: look at the output matrix"))
+    return replace(result, findings=(diverging.finding(), *result.findings))
+
+
+def _quantisation_ledger(evidence: Evidence, result: RungResult) -> Ledger | None:
+    cost = evidence.references.quantisation if result.compared else None
+    return Ledger(cost.natural.mean, cost.change.nats) if cost and cost.change else None
+
+
+def _implementation_ledger(evidence: Evidence, result: RungResult) -> Ledger | None:
+    if not result.compared:
+        return None
+    return Ledger(average(evidence.comparison.kl), evidence.runtime_change.nats)
+
+
+def _receipt(evidence: Evidence, candidate: Candidate, scope: Scope, limits: Limits) -> Mapping[str, object]:
+    try:
+        sequences = evidence.observation.sequences
+    except ConformError:
+        sequences = []
+    return receipt(candidate, scope, limits, sequences)

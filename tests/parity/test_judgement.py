@@ -1,0 +1,151 @@
+"""Whole verdicts on the real Go runtime: healthy files pass every rung, and no verdict can be empty."""
+
+import dataclasses
+
+import pytest
+
+from conform.core.checkpoint.checkpoint import open_checkpoint
+from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
+from conform.core.verify.verify import open_gguf
+from conform.parity.candidate import Candidate, Source
+from conform.parity.judgement import judge
+from conform.parity.questions.sequences import Scope
+from conform.parity.questions.tokenizer import open_tokenizer
+from conform.parity.verdict import RUNGS
+
+
+def by_rung(verdict):
+    return {rung.rung: rung for rung in verdict.rungs}
+
+
+@pytest.mark.parametrize(
+    ("contract", "quant"),
+    [
+        pytest.param("micro", "f32", marks=pytest.mark.slow),
+        ("micro", "f16"),
+        pytest.param("micro", "bf16", marks=pytest.mark.slow),
+        ("micro", "q8_0"),
+        ("micro_ternary", "i2_s"),
+        pytest.param("micro_ternary", "f16", marks=pytest.mark.slow),
+        ("micro_bitnet", "i2_s"),
+    ],
+)
+def test_a_healthy_file_conforms(request, judged_file, make_gguf, make_checkpoint, contract, quant):
+    spec = request.getfixturevalue(contract)
+    verdict = judged_file(make_gguf(spec, quant), make_checkpoint(spec))
+    assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
+    assert all(rung.compared for rung in verdict.rungs)
+    assert verdict.implementation.kl < 1e-3
+
+
+TYPES = ("q8_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs")
+
+
+@pytest.mark.parametrize("quant", [pytest.param(q, marks=[] if q == "iq3_s" else pytest.mark.slow) for q in TYPES])
+def test_every_quantisation_conforms(judged_file, make_gguf, make_checkpoint, micro, quant):
+    """Rows of 256 values: every type fits, and the Go runtime decodes each of them bit for bit."""
+    wide = dataclasses.replace(micro, model=dataclasses.replace(micro.model, head_dim=128, rope_dim=128))
+    verdict = judged_file(make_gguf(wide, quant), make_checkpoint(wide))
+    assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
+
+
+@pytest.mark.parametrize("quant", ["tq1_0", "tq2_0"])
+@pytest.mark.slow
+def test_ternary_types_conform_on_ternary_models(judged_file, make_gguf, make_checkpoint, micro_ternary, quant):
+    model = dataclasses.replace(micro_ternary.model, head_dim=128, rope_dim=128)
+    wide = dataclasses.replace(micro_ternary, model=model)
+    assert judged_file(make_gguf(wide, quant), make_checkpoint(wide)).passed
+
+
+def test_ternarising_a_dense_model_is_reported_as_what_it_costs(judged_file, make_gguf, make_checkpoint, micro):
+    rungs = by_rung(judged_file(make_gguf(micro, "i2_s"), make_checkpoint(micro)))
+    assert rungs["implementation"].passed
+    assert not rungs["quantisation"].passed
+
+
+def test_the_receipt_binds_the_numbers(judged_file, make_gguf, make_checkpoint, micro, goref):
+    receipt = judged_file(make_gguf(micro, "f16"), make_checkpoint(micro)).receipt
+    digests = [
+        receipt["runtime"]["sha256"]["bitnet"],
+        receipt["gguf"]["sha256"],
+        receipt["checkpoint"]["digest"],
+        receipt["contract"]["digest"],
+        receipt["tokenizer"]["sha256"],
+        receipt["prompts"]["sha256"],
+    ]
+    assert all(len(digest) == 64 for digest in digests)
+    assert len(set(digests)) == 6
+
+
+def test_without_a_checkpoint_nothing_passes_silently(judged_file, make_gguf, micro):
+    verdict = judged_file(make_gguf(micro, "f16"), None)
+    rungs = by_rung(verdict)
+    assert not verdict.passed
+    assert rungs["quantisation"].status == "not run"
+    assert "--checkpoint" in rungs["quantisation"].reason
+    assert rungs["implementation"].passed
+    assert rungs["implementation"].compared > 0
+
+
+def test_a_foreign_checkpoint_is_found_out(judged_file, make_gguf, make_checkpoint, micro, micro_ternary):
+    rungs = by_rung(judged_file(make_gguf(micro, "f16"), make_checkpoint(micro_ternary)))
+    assert not rungs["file"].passed
+    assert any(finding.where == "conform.contract.digest" for finding in rungs["file"].findings)
+    assert not rungs["weights"].passed
+
+
+class Silent:
+    """A runtime that never answers."""
+
+    generator = "unknown"
+    identity = Identity("test", "/none", {})
+    kind = "crashed"
+
+    def answer(self, request: Request) -> Answer:
+        raise RuntimeFault(self.kind, "always")
+
+    def step(self, request: Request, step: int, *, values: int = 0) -> tuple[Answer, Step]:
+        raise RuntimeFault(self.kind, "always")
+
+    def logits(self, request, position):
+        return None
+
+    def tokenize(self, text):
+        return None
+
+    def decoded_sha256(self, tensor):
+        return None
+
+
+@pytest.fixture
+def judge_silent(make_gguf, make_checkpoint, micro, registry):
+    def run(runtime, keep_going):
+        checkpoint = open_checkpoint(make_checkpoint(micro))
+        file = open_gguf(make_gguf(micro, "f16"), registry)
+        tokenizer = open_tokenizer(checkpoint.tokenizer_path, micro.tokenizer)
+        candidate = Candidate(file, runtime, registry, Source(checkpoint, micro), tokenizer)
+        return judge(candidate, Scope(longest=32), Limits(), keep_going=keep_going)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["refused", "crashed", "timed out", "answered wrongly"])
+def test_a_runtime_that_does_not_answer_fails_by_its_own_kind(judge_silent, kind):
+    runtime = Silent()
+    runtime.kind = kind
+    verdict = judge_silent(runtime, keep_going=True)
+    rungs = by_rung(verdict)
+    assert not verdict.passed
+    assert [rungs[r].fault for r in ("tokens", "implementation", "greedy", "sampling", "likelihood")] == [kind] * 5
+    assert rungs["quantisation"].passed
+
+
+def test_rungs_behind_a_failed_one_are_not_run_and_not_passed(judge_silent):
+    rungs = by_rung(judge_silent(Silent(), keep_going=False))
+    assert rungs["tokens"].status == "fail"
+    assert [rungs[r].status for r in ("implementation", "greedy", "sampling", "likelihood")] == ["not run"] * 4
+    assert rungs["quantisation"].passed
+
+
+def test_every_rung_is_always_in_the_verdict(judge_silent):
+    assert tuple(rung.rung for rung in judge_silent(Silent(), keep_going=False).rungs) == RUNGS
