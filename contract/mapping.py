@@ -50,6 +50,7 @@ class _Place:
     key: str
 
     def field(self, name: str) -> "_Place":
+        name = name[:80]
         return _Place(self.where, f"{self.key}.{name}" if self.key else name)
 
     def item(self, number: int) -> "_Place":

@@ -126,12 +126,12 @@ def _prompts(folder: Path) -> None:
 
 def _gguf(folder: Path) -> None:
     from conform.contract.load import load_contract
-    from conform.core.verify.verify import open_gguf, verify
+    from conform.core.verify.verify import open_gguf, verify_file
 
     path = folder / "model.gguf"
     with suppress(ConformError):
-        _sent(folder, verify(path, load_contract("tiny"), _registry()))
-    _sent(folder, verify(path, None, _registry()))
+        _sent(folder, verify_file(path, _registry(), load_contract("tiny")).findings)
+    _sent(folder, verify_file(path, _registry()).findings)
     file = open_gguf(path, _registry())
     for name in file.tensors:
         with suppress(ConformError):
@@ -164,10 +164,11 @@ def _imatrix(name: str) -> Callable[[Path], None]:
 
 
 def _export_journal(folder: Path) -> None:
-    from conform.core.export.journal import Journal
+    from conform.core.export.journal import ExportJournal
 
-    done = Journal(folder / "model.gguf", FINGERPRINT, resume=True).done
-    [cost.error + cost.weighted_error for _, cost in done.values() if hasattr(cost, "error")]
+    for _, cost in ExportJournal(folder / "model.gguf", FINGERPRINT, resume=True).done.values():
+        assert cost.relative_error >= 0
+        assert cost.weighted_relative_error >= 0
 
 
 def _build_journal(folder: Path) -> None:

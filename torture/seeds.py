@@ -24,7 +24,7 @@ from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
 from conform.contract.spec import Contract
 from conform.core.export.cost import Cost
-from conform.core.export.journal import Journal
+from conform.core.export.journal import ExportJournal
 from conform.trainer.data.journal import BuildJournal, Progress
 from conform.trainer.data.manifest import SPLITS, Shard
 from conform.trainer.importance.measure import SquareSums, write_partial
@@ -155,7 +155,7 @@ def _write_sharded(model: Path, folder: Path) -> None:
 def _write_unfinished(contract: Contract, corpus: Path) -> None:
     """What an interrupted export, data build and measurement leave behind."""
     cost = Cost(1.0, 0.5, 1.0, 0.25)
-    journal = Journal(corpus / "journal/model.gguf", FINGERPRINT, resume=False)
+    journal = ExportJournal(corpus / "journal/model.gguf", FINGERPRINT, resume=False)
     with suppress(KeyboardInterrupt), journal:
         journal.add("token_embd.weight", "0" * 64, cost)
         journal.add("blk.0.attn_q.weight", "1" * 64, cost)

@@ -27,7 +27,7 @@ _SECONDS = 20
 # What the allocator takes in advance and a library's first call keeps, and what a byte of JSON can become in Python.
 _MEMORY_AT_LEAST = 96 << 20
 _MEMORY_PER_BYTE = 200
-_LONGEST_SENTENCE = 2000
+_LONGEST_SENTENCE = 5000  # the name of a tensor may have 4096 characters
 _KEPT = Path("build/torture")
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     """Make the tries that the command line asks for."""
     name, seed, first, most, work = sys.argv[1:]
     reader = next(reader for reader in READERS if reader.name == name)
-    signal.signal(signal.SIGALRM, _hang)
+    watch()
     worker = _Worker(reader, int(seed), Path(work).resolve())
     worker.warm_up()
     kind, _, amount = most.partition(":")
@@ -158,6 +158,11 @@ def _bounded(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def watch() -> None:
+    """Let the alarm that is set for each try end it."""
+    signal.signal(signal.SIGALRM, _hang)
 
 
 def _hang(_signal: int, _frame: FrameType | None) -> None:

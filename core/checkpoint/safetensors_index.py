@@ -68,6 +68,8 @@ def read_weight_map(index: Path) -> Mapping[str, str]:
 def _check_shard(index: Path, shard: str, found: Iterable[str], weight_map: Mapping[str, str]) -> None:
     expected = {name for name, where in weight_map.items() if where == shard}
     if missing := sorted(expected - set(found)):
-        raise CheckpointError(f"{index}: {missing[0]} should be in {shard} but is not ({len(missing)} such tensors)")
+        raise CheckpointError(
+            f"{index}: {missing[0][:80]} should be in {shard} but is not ({len(missing)} such tensors)"
+        )
     if unknown := sorted(set(found) - expected):
-        raise CheckpointError(f"{index}: {shard} holds {unknown[0]}, which the index does not place there")
+        raise CheckpointError(f"{index}: {shard} holds {unknown[0][:80]}, which the index does not place there")

@@ -94,5 +94,5 @@ def _entry(line: str) -> tuple[str, JournalEntry] | None:
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     numbers = (cost.values, cost.errors, cost.weighted_values, cost.weighted_errors)
-    sound = isinstance(name, str) and isinstance(sha256, str) and all(map(math.isfinite, numbers))
+    sound = isinstance(name, str) and isinstance(sha256, str) and all(0 <= number < math.inf for number in numbers)
     return (name, (sha256, cost)) if sound else None
