@@ -42,7 +42,7 @@ def open_regular(path: Path, *, advice: str = "") -> Iterator[BufferedReader]:
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         # A path that is longer than any file's comes from a file, not from a user.
-        raise InputError(f"{str(path):.4096}: cannot be read: {reason}{_tail(advice)}") from error
+        raise InputError(f"{path!s:.4096}: cannot be read: {reason}{_tail(advice)}") from error
 
 
 def require_regular(path: Path) -> None:
