@@ -1,6 +1,8 @@
 """JSON file: one object, read within bounds."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,43 @@ from conform.contract.errors import InputError
 __all__ = ["read_json_object"]
 
 _LARGEST_JSON = 100 << 20
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json_object(path: Path, what: str, *, largest: int = _LARGEST_JSON, advice: str = "") -> Mapping[str, Any]:
     """The JSON object in a file of at most `largest` bytes; `what` names what is expected there.
 
-    Raises InputError, with `advice` at its end, for anything else.
+    Raises InputError, with `advice` at its end, for anything else: NaN and infinity, a name that occurs twice in one
+    object, and halves of surrogate pairs are not JSON here.
     """
     content = read_bounded(path, largest, what, advice=advice)
     tail = f"; {advice}" if advice else ""
     try:
-        data = json.loads(content)
+        data = json.loads(content, parse_constant=_no_number, object_pairs_hook=_without_duplicates)
+        if _SURROGATE.search(content):
+            _refuse_half_pairs(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not {what}: not JSON: {str(error)[:80]}{tail}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not {what}: expected a JSON object, found {type(data).__name__}{tail}")
     return data
+
+
+def _refuse_half_pairs(data: object) -> None:
+    # Python reads them, and nothing can write them again.
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half of a surrogate pair, which no UTF-8 can express") from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice[:40]!r} occurs twice in one object")
+    return result

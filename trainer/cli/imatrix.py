@@ -1,5 +1,6 @@
 """conform imatrix: measure, show, merge."""
 
+import math
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -122,7 +123,8 @@ def show(file: Path, json_path: str | None) -> int:
     matrix = read_imatrix(file)
     rows = [_statistics(name, entry) for name, entry in matrix.entries.items()]
     report = {"datasets": matrix.datasets, "chunks": matrix.chunk_count, "chunk_size": matrix.chunk_size}
-    if not write_json(report | {"provenance": dict(matrix.provenance), "tensors": rows}, json_path):
+    finite = [{key: value if _is_finite(value) else None for key, value in row.items()} for row in rows]
+    if not write_json(report | {"provenance": dict(matrix.provenance), "tensors": finite}, json_path):
         headings = ("tensor", "columns", "counted", "mean", "largest", "largest / mean", "columns never active")
         print_table(headings, [[_shown(value) for value in row.values()] for row in rows])
         covered = sum(1 for row in rows if row["columns_never_active"] == 0)
@@ -201,6 +203,10 @@ def _statistics(name: str, entry: ImportanceEntry) -> dict[str, str | int | floa
         "spread": largest / mean if mean else 0.0,
         "columns_never_active": int(np.count_nonzero(weights == 0)),
     }
+
+
+def _is_finite(value: str | float) -> bool:
+    return isinstance(value, str) or math.isfinite(value)
 
 
 def _shown(value: str | float) -> str:

@@ -4,6 +4,7 @@ An error e in a row of weights changes the output for input x by e·x; where the
 is the sum over columns j of E[x_j²] e_j². E[x_j²] is what a quantizer's `importance` holds.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from conform.contract.bounded import require_regular
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix
-from conform.trainer.errors import DataError
+from conform.trainer.errors import DataError, InputError
 from conform.trainer.model.model import Llama
 
 __all__ = ["SquareSums", "accumulate", "load_model", "merge", "read_partial", "write_partial"]
 
+_COUNT = re.compile(r"[0-9]{1,18}")
 _Recorder = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
@@ -115,15 +118,21 @@ def read_partial(path: Path, model: ModelSpec, provenance: Mapping[str, str]) ->
     """What an unfinished measurement of the same model, text and settings saved; zeros when there is none."""
     sums = SquareSums.zeros(model)
     try:
+        require_regular(path)
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (OSError, SafetensorError):
+    except (InputError, OSError, SafetensorError):
         return sums
-    fits = {name: a.shape for name, a in found.items()} == {name: a.shape for name, a in sums.sums.items()}
+    counts = [metadata.get(key, "") for key in ("tokens", "chunks")]
+    fits = _layout(found) == _layout(sums.sums) and all(_COUNT.fullmatch(count) for count in counts)
     if not fits or any(metadata.get(key) != value for key, value in provenance.items()):
         return sums
-    return SquareSums(found, int(metadata["tokens"]), int(metadata["chunks"]))
+    return SquareSums(found, *map(int, counts))
+
+
+def _layout(sums: Mapping[str, NDArray[Any]]) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    return {name: (values.shape, values.dtype) for name, values in sums.items()}
 
 
 def _added(entries: Sequence[ImportanceEntry]) -> ImportanceEntry:

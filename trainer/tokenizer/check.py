@@ -44,7 +44,7 @@ def _load(model: Path) -> Any:
 
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=read_tokenizer(model))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # it may quote what is not UTF-8
         raise TokenizerError(f"{model}: SentencePiece cannot load it: {str(error)[:200]}") from error
 
 

@@ -150,7 +150,7 @@ def test_a_file_that_vanished_is_refused_when_its_data_are_asked_for(write):
     path = write(FILE)
     file = read_gguf(path)
     path.unlink()
-    with pytest.raises(GGUFError, match="cannot be read any more"):
+    with pytest.raises(InputError, match="cannot be read"):
         file.packed("one")
 
 
@@ -197,3 +197,19 @@ def assert_contained(tmp_path_factory, content):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 4 << 20  # buffers and error texts; never what a damaged count claims
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_is_gone_or_replaced_when_data_are_asked_for_is_one_error(write):
+    path = write(FILE)
+    file = read_gguf(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"file\.gguf: cannot be read: No such file"):
+        file.packed("one")
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"file\.gguf: cannot be read: a pipe"):
+        file.packed("one")
+    path.unlink()
+    path.write_bytes(FILE[:-60])
+    with pytest.raises(GGUFError, match="two: its data end at byte"):
+        file.packed("two")
