@@ -20,6 +20,7 @@ __all__ = ["StoredTensor", "read_safetensors_header"]
 _GGUF = int.from_bytes(b"GGUF", "little")
 _LARGEST_HEADER = 100 << 20
 _MOST_DIMENSIONS = 8
+_LONGEST_NAME = 1 << 12
 _BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -97,8 +98,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(path: Path, name: str, entry: object, data_start: int) -> StoredTensor:
-    if not name.isprintable() or not name:
-        raise CheckpointError(f"{path}: a tensor is named {name[:80]!r}; names hold printable characters only")
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+        raise CheckpointError(
+            f"{path}: a tensor is named {name[:80]!r}; names hold up to {_LONGEST_NAME} printable characters only"
+        )
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise CheckpointError(f"{path}: {name}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = (entry["dtype"], entry["shape"], entry["data_offsets"])

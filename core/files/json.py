@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from conform.contract.errors import InputError
 __all__ = ["read_json_object"]
 
 _LARGEST_JSON = 100 << 20
+_DEEPEST = 64
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -26,6 +27,7 @@ def read_json_object(path: Path, what: str, *, largest: int = _LARGEST_JSON, adv
     tail = f"; {advice}" if advice else ""
     try:
         data = json.loads(content, parse_constant=_no_number, object_pairs_hook=_without_duplicates)
+        _refuse_depth(data)
         if _SURROGATE.search(content):
             _refuse_half_pairs(data)
     except (ValueError, RecursionError) as error:
@@ -41,6 +43,22 @@ def _refuse_half_pairs(data: object) -> None:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError("half of a surrogate pair, which no UTF-8 can express") from error
+
+
+def _refuse_depth(data: object) -> None:
+    # What json reads, others that recurse over it cannot always bear.
+    level = [data]
+    for _ in range(_DEEPEST):
+        level = [item for held in level for item in _items(held)]
+        if not level:
+            return
+    raise ValueError(f"more than {_DEEPEST} objects and lists inside each other")
+
+
+def _items(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _no_number(name: str) -> float:
