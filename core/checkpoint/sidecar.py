@@ -27,7 +27,7 @@ class Sidecar:
     """What a checkpoint says about itself. `files` maps names in its folder to their sha256."""
 
     contract: Contract
-    contract_digest: str
+    contract_digest: _Sha256
     files: Mapping[str, _Sha256]
     tokenizer_digest: str | None = None
     data_digest: str | None = None
@@ -56,7 +56,7 @@ def read_sidecar(folder: Path) -> Sidecar | None:
         )
     for name in sidecar.files:
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CheckpointError(f"{path}: files names {name!r}, which lies outside the checkpoint")
+            raise CheckpointError(f"{path}: files names {name[:80]!r}, which lies outside the checkpoint")
     return sidecar
 
 

@@ -91,7 +91,8 @@ def _entry(line: str) -> tuple[str, JournalEntry] | None:
     try:
         name, sha256, *fields = json.loads(line)
         cost = Cost(*(float.fromhex(field) for field in fields))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    sound = isinstance(name, str) and isinstance(sha256, str) and math.isfinite(cost.errors)
+    numbers = (cost.values, cost.errors, cost.weighted_values, cost.weighted_errors)
+    sound = isinstance(name, str) and isinstance(sha256, str) and all(0 <= number < math.inf for number in numbers)
     return (name, (sha256, cost)) if sound else None

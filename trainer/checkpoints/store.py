@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from conform.contract.spec import Contract
 from conform.core.checkpoint.sidecar import Sidecar, read_sidecar, write_sidecar
@@ -129,7 +129,7 @@ def _verified(path: Path, step: int) -> TrainState:
     if sidecar is None:
         raise TrainError(f"{path}: incomplete: conform.json, which is written last, is missing")
     resume = (sidecar.trainer or {}).get("resume")
-    if not isinstance(resume, dict) or "resume/state.json" not in resume:
+    if not _is_text_table(resume) or "resume/state.json" not in resume:
         raise TrainError(f"{path}: was not written by conform's trainer; there is nothing to resume from")
     for name, expected in {**sidecar.files, **resume}.items():
         if (found := file_sha256(path / name)) != expected:
@@ -138,6 +138,10 @@ def _verified(path: Path, step: int) -> TrainState:
     if not state.step == sidecar.step == step:
         raise TrainError(f"{path}: holds step {state.step}, its sidecar says {sidecar.step}")
     return state
+
+
+def _is_text_table(value: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -22,8 +22,11 @@ class Metrics:
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False) -> None:
         self._path = run / METRICS_NAME
         kept = [record for record in read_metrics(run) if record["step"] <= step]
-        write_atomically(self._path, "".join(_line(record) for record in kept).encode())
-        self._file = self._path.open("a")
+        try:
+            write_atomically(self._path, "".join(_line(record) for record in kept).encode())
+            self._file = self._path.open("a")
+        except OSError as error:
+            raise TrainError(f"{self._path}: cannot be written: {error.strerror}") from error
         self._events = _event_writer(run) if tensorboard else None
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:

@@ -64,3 +64,9 @@ def test_tensorboard_events_are_written_when_asked(tmp_path):
     metrics.write("step", 1, {"loss": 2.0})
     metrics.close()
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_folder_in_place_of_the_file_is_one_sentence(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(TrainError, match=r"metrics\.jsonl: cannot be written: Is a directory$"):
+        Metrics(tmp_path, 0)
