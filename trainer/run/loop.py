@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from conform.core.checkpoint.sidecar import read_sidecar
 from conform.trainer.checkpoints.restore import restore
 from conform.trainer.checkpoints.saver import Saver
 from conform.trainer.checkpoints.snapshot import take_snapshot
@@ -22,7 +23,7 @@ from conform.trainer.run.evaluate import HeldOut, evaluate
 from conform.trainer.run.folder import RunFolder, RunRecord, code_version
 from conform.trainer.run.judge import Judge
 from conform.trainer.run.live import View
-from conform.trainer.run.metrics import Metrics, read_metrics
+from conform.trainer.run.metrics import Metrics, measured, read_metrics
 from conform.trainer.run.optimizer import build_optimizer, clip_gradients, set_schedule
 from conform.trainer.run.signals import StopRequest
 
@@ -81,7 +82,8 @@ class _Run:
         self.held_out: HeldOut | None = None
         if found.path is not None and found.state is not None:
             self._resume(found.path, found.state)
-        self.metrics = Metrics(folder.path, self.step, tensorboard=self.config.tensorboard) if world.main else None
+        self.owes = bool(world.agree("owes" if world.main and self._lacks_measurements() else ""))
+        self.metrics = self._metrics() if world.main else None
         earlier = read_metrics(folder.path) if self.step else ()
         self.judge = Judge(self.config.judge, record.contract.model, earlier) if self.config.judge else None
         self.flops = flops_per_token(record.contract.model, self.config.sequence)
@@ -98,6 +100,8 @@ class _Run:
             self.config.steps,
         )
         with StopRequest(_ECHO if self.world.size > 1 else 0.0) as request:
+            if self.owes:
+                self._measure()
             while self.step < self.config.steps:
                 stop = self._one_step(request)
                 last = self.step == self.config.steps
@@ -107,10 +111,7 @@ class _Run:
                 if stop and not last:
                     self.saver.wait()
                     return Outcome(self.step, self.store.path(self.step), self.held_out, stop)
-                if last or self.step % self.config.eval_every == 0:
-                    self._evaluate()
-                if self.judge is not None and (last or self.step % self.config.judge_every == 0):
-                    self._judge(self.judge)
+                self._measure()
         self.saver.wait()
         return self._complete()
 
@@ -127,6 +128,31 @@ class _Run:
         self.view.note(f"resumed from {path}")
         for difference in self.environment.differences(state.environment):
             self.view.note(f"not bitwise the run that was interrupted: {difference}")
+
+    def _is_due(self, every: int) -> bool:
+        return self.step == self.config.steps or self.step % every == 0
+
+    def _lacks_measurements(self) -> bool:
+        """Whether the run was stopped after it had saved this step and before it had measured it."""
+        if not self.step:
+            return False
+        found = measured(self.folder.path, self.step)
+        sidecar = read_sidecar(self.store.path(self.step))
+        if sidecar is None or sidecar.held_out is None:
+            found.discard("held_out")
+        wanted = {"held_out"} if self._is_due(self.config.eval_every) else set()
+        if self.config.judge and self._is_due(self.config.judge_every):
+            wanted |= {name.strip() for name in self.config.judge.split(",")}
+        return not wanted <= found
+
+    def _metrics(self) -> Metrics:
+        return Metrics(self.folder.path, self.step, measure_again=self.owes, tensorboard=self.config.tensorboard)
+
+    def _measure(self) -> None:
+        if self._is_due(self.config.eval_every):
+            self._evaluate()
+        if self.judge is not None and self._is_due(self.config.judge_every):
+            self._judge(self.judge)
 
     def _one_step(self, request: StopRequest) -> int:
         start = time.perf_counter()
@@ -180,6 +206,8 @@ class _Run:
 
     def _save(self) -> None:
         record = self.record
+        if self.metrics is not None:
+            self.metrics.sync()
         state = TrainState(
             step=self.step,
             tokens=self.step * self.config.batch * self.config.sequence,

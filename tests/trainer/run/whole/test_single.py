@@ -1,6 +1,7 @@
 """Runs of one process, inside the test's own: what a run leaves behind, and what it refuses."""
 
 import json
+import operator
 import shutil
 
 import pytest
@@ -10,9 +11,11 @@ from safetensors.torch import load_file
 from conform.contract.check import TensorSeen, check_tensors
 from conform.contract.load import load_contract
 from conform.core.checkpoint.sidecar import read_sidecar
+from conform.trainer.checkpoints.store import CheckpointStore
 from conform.trainer.config import read_config
 from conform.trainer.distributed.world import World, join
 from conform.trainer.errors import ConformError, TrainError
+from conform.trainer.run import loop
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
 from conform.trainer.run.loop import _Run
@@ -117,6 +120,42 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_the_same(train, finished, i
     train(interrupted, resume=True)
     assert same(weights(interrupted), weights(finished))
     assert curve(interrupted) == curve(finished)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("place", ["evaluate", "Metrics.write", "CheckpointStore.annotate"])
+@pytest.mark.parametrize("step", [6, 12])
+def test_what_a_run_did_not_live_to_measure_is_made_up(train, finished, tmp_path, curve, monkeypatch, place, step):
+    run = tmp_path / "run"
+    original = operator.attrgetter(place)(loop)
+
+    def killed(*arguments):
+        measuring = place != "Metrics.write" or arguments[1] == "held_out"
+        if measuring and max(CheckpointStore(run).steps()) == step:
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"conform.trainer.run.loop.{place}", killed)
+        with pytest.raises(Killed):
+            train(run, save_every=2)
+    train(run, resume=True)
+    assert curve(run) == curve(finished)
+    assert read_sidecar(run / "checkpoints/step-00000012").held_out is not None
+    assert json.loads((run / "complete.json").read_text())["step"] == 12
+
+
+def test_what_a_run_that_was_stopped_would_have_measured_is_made_up(train, finished, tmp_path, curve, monkeypatch):
+    run = tmp_path / "run"
+    agree = _Run._agree
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_agree", lambda self, *given: (*agree(self, *given)[:1], 1, 15 * (self.step == 5)))
+        assert train(run, save_every=2).step == 6
+    train(run, resume=True)
+    assert curve(run) == curve(finished)
 
 
 def test_saving_in_a_thread_changes_no_bit(train, finished, tmp_path, curve):
