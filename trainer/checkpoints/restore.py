@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from conform.contract.bounded import open_regular, read_bounded
 from conform.core.files.json import read_json_object
 from conform.trainer.checkpoints.snapshot import OPTIMIZER_STEM, WEIGHTS_STEM
 from conform.trainer.checkpoints.state import TrainState, restore_random
@@ -19,11 +20,13 @@ from conform.trainer.run.optimizer import slots
 
 __all__ = ["restore"]
 
+_LARGEST_RANDOM = 16 << 20
+
 
 def restore(path: Path, state: TrainState, model: nn.Module, optimizer: AdamW, world: World) -> None:
     """Set weights, optimiser and random state to those of the checkpoint.
 
-    Raises TrainError when a tensor is missing, of another shape, or cannot be read.
+    Raises TrainError when a tensor is missing, of another shape, or cannot be read; InputError when a file cannot be.
     """
     _fill(model.named_parameters(), path, WEIGHTS_STEM)
     _fill(slots(model, optimizer), path, OPTIMIZER_STEM)
@@ -31,7 +34,7 @@ def restore(path: Path, state: TrainState, model: nn.Module, optimizer: AdamW, w
         slot["step"].fill_(state.step)
     random = path / f"resume/random-{world.rank:05d}.json"
     if state.environment.world == world.size:
-        restore_random(random.read_text(), world.device)
+        restore_random(read_bounded(random, _LARGEST_RANDOM, "a random state"), world.device)
 
 
 def _fill(targets: Iterable[tuple[str, Tensor]], path: Path, stem: str) -> None:
@@ -39,6 +42,7 @@ def _fill(targets: Iterable[tuple[str, Tensor]], path: Path, stem: str) -> None:
         with ExitStack() as stack:
             where: dict[str, Any] = {}
             for file in _files(path, stem):
+                stack.enter_context(open_regular(file))  # which does not wait for a pipe
                 opened = stack.enter_context(safe_open(file, framework="pt"))
                 where |= dict.fromkeys(opened.keys(), opened)
             # One tensor at a time: the file stays on disk.

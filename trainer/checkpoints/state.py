@@ -88,7 +88,7 @@ def capture_random(device: torch.device) -> str:
     return json.dumps(state) + "\n"
 
 
-def restore_random(text: str, device: torch.device) -> None:
+def restore_random(text: str | bytes, device: torch.device) -> None:
     """Set every random generator of this process to a captured state. Raises TrainError for anything else."""
     try:
         state = json.loads(text)

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
+from conform.contract.bounded import open_regular
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.checkpoint import Checkpoint
+from conform.core.files.atomic import write_atomically
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix
 from conform.trainer.errors import DataError
 from conform.trainer.model.model import Llama
@@ -103,22 +105,25 @@ def merge(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
 def write_partial(path: Path, sums: SquareSums, provenance: Mapping[str, str]) -> None:
     """Keep what an unfinished measurement has, exactly."""
     metadata = {**provenance, "tokens": str(sums.tokens), "chunks": str(sums.chunks)}
-    temporary = path.with_name(f"{path.name}.new")
     try:
-        save_file(sums.sums, temporary, metadata)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        write_atomically(path, save(sums.sums, metadata))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_partial(path: Path, model: ModelSpec, provenance: Mapping[str, str]) -> SquareSums:
-    """What an unfinished measurement of the same model, text and settings left behind; zeros when nothing fits."""
+    """What an unfinished measurement of the same model, text and settings left behind; zeros when nothing fits.
+
+    Raises InputError when something stands there that cannot be read.
+    """
     sums = SquareSums.zeros(model)
+    if not path.exists():
+        return sums
     try:
-        with safe_open(path, framework="np") as file:
+        with open_regular(path), safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (OSError, SafetensorError):
+    except SafetensorError:
         return sums
     fits = {name: a.shape for name, a in found.items()} == {name: a.shape for name, a in sums.sums.items()}
     if not fits or any(metadata.get(key) != value for key, value in provenance.items()):

@@ -259,6 +259,14 @@ def test_what_a_killed_save_left_behind_is_removed(train, interrupted):
     assert not left.exists()
 
 
+def test_a_link_in_the_place_of_a_save_is_not_followed(train, interrupted, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (interrupted / "checkpoints/.step-00000012.tmp").symlink_to(tmp_path / "elsewhere")
+    train(interrupted, resume=True)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (interrupted / "checkpoints/step-00000012").is_symlink()
+
+
 def test_a_checkpoint_of_another_run_is_refused(train, interrupted, tmp_path, data):
     other = tmp_path / "other"
     train(other, contract="ternary", steps=8)
