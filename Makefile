@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 # A second level of parallelism inside each test process only makes two cores fight.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo milestone-1 milestone-2 test lint format clean
+.PHONY: demo milestone-1 milestone-2 test torture lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test    ruff, mypy, Go tests and pytest"
 	@echo "make milestone-1   the tiny contract (16M, 32k vocabulary) in every quantisation; within an hour"
 	@echo "make milestone-2 TEXT=DIR [TRAIN=\"--steps 1000\"]   the medium contract (222M) on the machine's GPUs"
+	@echo "make torture [SECONDS=3600]   hostile files and interruptions, and a table of what held"
 	@echo "make lint    ruff and mypy only"
 	@echo "make format  let ruff format the code"
 
@@ -40,6 +41,9 @@ lint: $(READY)
 
 test: lint
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+torture: $(READY)
+	$(TEST_ENV) $(BIN)/python -m torture --seconds $(or $(SECONDS),3600)
 
 format: $(READY)
 	$(BIN)/ruff format .
