@@ -12,7 +12,7 @@ from conform.core.checkpoint.sidecar import read_sidecar
 from conform.trainer.checkpoints.restore import restore
 from conform.trainer.checkpoints.saver import Saver
 from conform.trainer.checkpoints.snapshot import take_snapshot
-from conform.trainer.checkpoints.state import Environment, TrainState
+from conform.trainer.checkpoints.state import Environment, TrainState, seed_random
 from conform.trainer.checkpoints.store import CheckpointStore, Found
 from conform.trainer.data.loader import TokenLoader, Verify
 from conform.trainer.distributed.fsdp import build_model
@@ -79,6 +79,7 @@ class _Run:
         self.environment = Environment.here(world.size, world.device, str(self.model.compute_dtype))
         self.step = 0
         self.saved = -1
+        seed_random(self.config.seed, world.rank)
         self.held_out: HeldOut | None = None
         if found.path is not None and found.state is not None:
             self._resume(found.path, found.state)

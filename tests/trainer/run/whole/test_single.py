@@ -2,8 +2,10 @@
 
 import json
 import operator
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -156,6 +158,14 @@ def test_what_a_run_that_was_stopped_would_have_measured_is_made_up(train, finis
         assert train(run, save_every=2).step == 6
     train(run, resume=True)
     assert curve(run) == curve(finished)
+
+
+def test_equal_runs_leave_equal_bytes(train, finished, tmp_path):
+    random.random()
+    np.random.random()  # the state that a checkpoint holds is the one of the old generator
+    train(tmp_path / "run")
+    for path in (path for path in sorted(finished.rglob("checkpoints/**/*")) if path.is_file()):
+        assert (tmp_path / "run" / path.relative_to(finished)).read_bytes() == path.read_bytes(), path
 
 
 def test_saving_in_a_thread_changes_no_bit(train, finished, tmp_path, curve):
