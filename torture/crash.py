@@ -178,7 +178,7 @@ def _content(path: Path) -> bytes:
     content = path.read_bytes()
     if path.name != "metrics.jsonl":
         return content
-    records = [json.loads(line) for line in content.splitlines() if line.endswith(b"}")]
+    records = [json.loads(line) for line in content.split(b"\n")[:-1]]
     kept = [{key: value for key, value in record.items() if key not in _CLOCK} for record in records]
     return json.dumps(kept).encode()
 

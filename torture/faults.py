@@ -41,6 +41,7 @@ class Faults:
         self._folder, self._fault = str(folder.resolve()) + os.sep, fault
         self._paths: dict[int, str] = {}
         self._lock = threading.Lock()
+        self._full = False
         self._open, self._os_open = io.open, os.open
 
     def install(self) -> None:
@@ -65,6 +66,8 @@ class Faults:
                 write(content, path, *rest, **options)
                 with self._open(path, "r+b") as file:
                     file.truncate(os.path.getsize(path) // 2)
+                if self._fault.effect == "half, then no space":
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
             return self.strike("write", self._absolute(path), lambda: write(content, path, *rest, **options), half)
 
@@ -77,17 +80,20 @@ class Faults:
         with self._lock:
             self.operations.append(f"{operation} {path.removeprefix(self._folder)}")
             struck = len(self.operations) == self._fault.number
+        effect = self._fault.effect
+        if self._full and half is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if not struck:
             return do()
-        effect = self._fault.effect
         if effect in _ERRORS:
             raise OSError(_ERRORS[effect], os.strerror(_ERRORS[effect]))
         if effect == "killed after":
             do()
-        if effect in TORN and half is not None:
-            half()
+        written = half() if effect in TORN and half is not None else None
         if effect == "half, then no space":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            # As a disk does it: this write is a short one, and every one that follows fails.
+            self._full = True
+            return written
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("a killed process goes on")
 
@@ -105,10 +111,10 @@ class Faults:
         function = getattr(module, name)
 
         def wrapped(*given: Any, **options: Any) -> Any:
-            def half() -> None:
+            def half() -> Any:
                 assert data is not None
                 content = memoryview(given[data])
-                function(*given[:data], content[: content.nbytes // 2], *given[data + 1 :])
+                return function(*given[:data], content[: (content.nbytes + 1) // 2], *given[data + 1 :])
 
             return self.strike(
                 name, path_of(*given), lambda: function(*given, **options), None if data is None else half
@@ -148,7 +154,7 @@ class _File(io.FileIO):
         view = memoryview(content).cast("B")
         write = super().write
         written: int = self._faults.strike(
-            "write", self._path, lambda: write(view), lambda: write(view[: view.nbytes // 2])
+            "write", self._path, lambda: write(view), lambda: write(view[: (view.nbytes + 1) // 2])
         )
         return written
 

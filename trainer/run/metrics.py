@@ -50,8 +50,9 @@ class Metrics:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Complete both files."""
-        self._file.close()
+        """Complete both files. Raises TrainError when what could not be written still cannot be."""
+        with self._disk_errors():
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
