@@ -1,17 +1,21 @@
-# Two commands do everything: `make demo` and `make test`. Both build .venv from constraints.txt first.
+# `make demo` shows everything, `make check` is for the edit loop, `make test` is the whole check.
+# Each builds .venv from constraints.txt first.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # A second level of parallelism inside each test process only makes two cores fight.
-TEST_ENV := OMP_NUM_THREADS=1
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# What the edit loop leaves out; tests/conftest.py says which tests have these marks.
+LATER := go or training or installs or slow
 
-.PHONY: demo milestone-1 milestone-2 test torture lint format clean
+.PHONY: help demo milestone-1 milestone-2 check test torture lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train a tiny model on real text, export it, judge a real Go binary"
-	@echo "make test    ruff, mypy, Go tests and pytest"
+	@echo "make check   ruff, mypy, and the tests that need neither Go nor training"
+	@echo "make test    ruff, mypy, and all tests"
 	@echo "make milestone-1   the tiny contract (16M, 32k vocabulary) in every quantisation; within an hour"
 	@echo "make milestone-2 TEXT=DIR [TRAIN=\"--steps 1000\"]   the medium contract (222M) on the machine's GPUs"
 	@echo "make torture [SECONDS=3600]   hostile files and interruptions, and a table of what held"
@@ -39,11 +43,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+check: lint
+	$(PYTEST) -m "not ($(LATER))"
+
 test: lint
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 torture: $(READY)
-	$(TEST_ENV) $(BIN)/python -m torture --seconds $(or $(SECONDS),3600)
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture --seconds $(or $(SECONDS),3600)
 
 format: $(READY)
 	$(BIN)/ruff format .

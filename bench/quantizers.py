@@ -389,7 +389,7 @@ def main(
     results: list[Result] = []
     walls: list[Wall] = []
     conversions: list[Conversion] = []
-    for quantizer in load_registry().match(quant):
+    for quantizer in (codec.quantizer for codec in load_registry().match(quant)):
         for name, values in data.items():
             for weights in (None, skewed_importance()) if isinstance(quantizer, Tunable) else (None,):
                 results += measure(quantizer, peer, name, values, weights, repeats)

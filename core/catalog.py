@@ -1,10 +1,10 @@
 """Catalog: the protocol of whatever offers quantizers and metadata writers; the pipeline is given one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from conform.core.codec import Codec
 from conform.core.metadata import MetadataWriter
-from conform.core.quantizer import Quantizer
 
 __all__ = ["Catalog"]
 
@@ -17,20 +17,23 @@ class Catalog(Protocol):
         """Every metadata writer by name."""
         ...
 
-    def quantizer(self, name: str) -> Quantizer:
+    def codec(self, name: str) -> Codec:
         """The quantizer of that name.
 
         Raises PluginError that lists what exists.
         """
         ...
 
-    def decoder(self, ggml_type: int, variant: str = "") -> Quantizer:
+    def match(self, pattern: str) -> Sequence[Codec]:
+        """The quantizers whose names match a shell pattern such as `iq3_*`.
+
+        Raises PluginError when there is none.
+        """
+        ...
+
+    def decoder(self, ggml_type: int, variant: str = "") -> Codec:
         """A quantizer that decodes bytes of that layout.
 
         Raises PluginError when none does.
         """
-        ...
-
-    def owner(self, name: str) -> str:
-        """`distribution version` of the plugin that offers the quantizer."""
         ...

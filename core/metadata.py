@@ -37,7 +37,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class ExportFacts:
-    """All that a metadata writer may know about a file; no path, no time: the same input gives the same bytes.
+    """All that a metadata writer may know about a file; no path and no time, so the same input gives the same bytes.
 
     `linear_layouts` are the layouts of the linear layers, sorted; `plugins` are `distribution version` of every plugin
     whose quantizer or writer had a part in the file.
@@ -59,7 +59,7 @@ class MetadataWriter(Protocol):
     name: ClassVar[str]
 
     def keys(self, facts: ExportFacts) -> Mapping[str, KeyValue]:
-        """The keys that this writer contributes, in the order in which the file shall hold them."""
+        """The keys that this writer contributes, in the order in which the file holds them."""
         ...
 
 
@@ -99,10 +99,10 @@ def i32_array(values: Sequence[int]) -> KeyValue:
 
 
 def gather_metadata(writers: Mapping[str, MetadataWriter], facts: ExportFacts) -> dict[str, KeyValue]:
-    """The keys of all writers, in the order in which they were registered.
+    """The keys of all writers, in the order in which the writers were registered.
 
-    Raises PluginError naming the writer for an exception of its own, a value that is none, or a key that another
-    writer sets otherwise.
+    Raises PluginError naming the writer when it raises anything, returns a malformed key or value, or sets a key
+    to another value than a writer before it.
     """
     keys: dict[str, KeyValue] = {}
     origin: dict[str, str] = {}
@@ -122,9 +122,11 @@ def _keys_of(name: str, writer: MetadataWriter, facts: ExportFacts) -> Mapping[s
         raise PluginError(f"metadata writer {name} failed: {type(error).__name__}: {error}") from error
     for key, value in keys.items():
         if not isinstance(key, str) or not key.isprintable() or not key:
-            raise PluginError(f"metadata writer {name}: {key!r} is no key")
+            raise PluginError(f"metadata writer {name}: {key!r} is not a metadata key; expected a printable text")
         if not isinstance(value, KeyValue) or not _is_sound(value):
-            raise PluginError(f"metadata writer {name}: {key} has no usable value")
+            raise PluginError(
+                f"metadata writer {name}: {key} has no usable value; expected a KeyValue with a finite number"
+            )
     return keys
 
 

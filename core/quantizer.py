@@ -39,7 +39,7 @@ class Quantizer(Protocol):
     """What is typed after --quant."""
     layout: ClassVar[Layout]
     needs_importance: ClassVar[bool]
-    """True when quantize() refuses to work without an importance vector. None of ours does."""
+    """True when quantize() refuses to work without an importance vector; none of the built-in quantizers does."""
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """The exact size of a packed tensor of that shape.

@@ -1,18 +1,18 @@
 """Candidate: one runtime with one GGUF file, and what is known of where the file came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conform.contract.inventory import TensorSpec
 from conform.contract.spec import Contract
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
 from conform.core.errors import ConformError, InputError
-from conform.core.export.transform import permute_qk
+from conform.core.export.transform import transform_of
 from conform.core.gguf.read import GGUFFile
-from conform.core.i2_s.ternary import effective
 from conform.core.quantizer import Float32
 from conform.core.runtime import Runtime
 from conform.core.verify.verify import open_gguf
+from conform.parity.custody import Custody
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.launcher import Launcher
 from conform.parity.questions.sequences import Scope
@@ -31,14 +31,7 @@ class Source:
 
     def stored(self, spec: TensorSpec) -> Float32:
         """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
-        model = self.contract.model
-        values = self.checkpoint.read(spec.name)
-        if model.linear == "ternary" and spec.storage_class == "linear":
-            values = effective(values)
-        heads = {"attn_q": model.heads, "attn_k": model.kv_heads}.get(spec.role)
-        if heads is None or model.architecture != "llama":
-            return values
-        return permute_qk(values, heads, model.rope_dim)
+        return transform_of(self.contract.model, spec).apply(self.checkpoint.read(spec.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +43,15 @@ class Candidate:
     registry: Registry
     source: Source | None = None
     tokenizer: PromptTokenizer | None = None
+    launcher: Launcher | None = None
+
+    def kept(self, custody: Custody) -> "Candidate":
+        """The same candidate, file and program in custody; only the runtime where nothing can start it anew."""
+        file = replace(self.file, path=custody.keep_file(self.file.path).path)
+        if self.launcher is None:
+            return replace(self, file=file)
+        launcher = self.launcher.kept(custody)
+        return replace(self, file=file, launcher=launcher, runtime=launcher.open(file))
 
 
 def open_candidate(
@@ -70,7 +72,7 @@ def open_candidate(
     file = open_gguf(model.resolve(), registry)
     source = _source(file, checkpoint, contract)
     runtime = launcher.open(file)
-    return Candidate(file, runtime, registry, source, _tokenizer(source, tokenizer))
+    return Candidate(file, runtime, registry, source, _tokenizer(source, tokenizer), launcher)
 
 
 def check_scope(scope: Scope, candidate: Candidate) -> None:

@@ -12,7 +12,7 @@ from conform.core.errors import InputError
 from conform.core.files.digest import file_sha256
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request, RuntimeFault
-from conform.core.verify.verify import verify
+from conform.core.verify import verify_file
 from conform.parity.candidate import Candidate, Source
 from conform.parity.comparison import Comparison, Question, compare, joined
 from conform.parity.observation import Observation
@@ -57,7 +57,8 @@ class Evidence:
         """What the verifier finds, and where the file says that it comes from."""
         file, source = self._candidate.file, self._candidate.source
         try:
-            violations = verify(file.path, source.contract if source else None, self._candidate.registry)
+            contract = source.contract if source else None
+            violations = list(verify_file(file.path, self._candidate.registry, contract).findings)
         except InputError as error:
             violations = [Finding("error", str(file.path), "a file that can be checked", str(error))]
         entries = len(file.tensors) + len(file.metadata)

@@ -1,4 +1,4 @@
-"""Hookspecs: the three hooks that a plugin may implement; docs/plugins.md repeats them, and a test keeps it so.
+"""Hookspecs: the three hooks that a plugin may implement; a test compares them with docs/reference/plugins.md.
 
 None of them is `firstresult`: with it, whichever plugin registered last would silently decide the bytes of a file.
 """

@@ -39,7 +39,7 @@ _KINDS: dict[str, Kind] = {
 _MEMBERS: dict[Kind, tuple[str, ...]] = {
     "quantizer": ("layout", "needs_importance", "nbytes", "quantize", "dequantize"),
     "metadata writer": ("keys",),
-    "runtime driver": ("open",),
+    "runtime driver": ("companions", "open"),
 }
 
 # A name is typed on command lines, matched by shell patterns and used in file names.
@@ -128,7 +128,7 @@ def _loader(entry: importlib.metadata.EntryPoint) -> Callable[[], Any]:
 
 
 def _identity(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
-    """Name and version; "unknown" where damaged metadata do not tell."""
+    """Name and version; "unknown" where damaged metadata do not state them."""
     try:
         stated = (distribution.name, distribution.version) if distribution else (None, None)
     except KeyError:
@@ -163,7 +163,7 @@ def _load(manager: pluggy.PluginManager, candidate: _Candidate) -> tuple[Plugin,
 
 
 def _check_api(implementation: object) -> None:
-    # Required rather than assumed: a plugin that says nothing was written against no version in particular.
+    # Required rather than assumed: a plugin that says nothing was written for no particular version.
     stated = getattr(implementation, "CONFORM_PLUGIN_API", None)
     if stated != hookspecs.API:
         raise PluginError(f"CONFORM_PLUGIN_API is {stated}; this conform expects CONFORM_PLUGIN_API = {hookspecs.API}")

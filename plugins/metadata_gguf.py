@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.vocabulary import Vocabulary
-from conform.core.gguf.types import I2_S, ggml_type
+from conform.core.gguf.types import ggml_type
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
     ExportFacts,
     KeyValue,
@@ -34,7 +35,7 @@ class GGUFMetadata:
     name: ClassVar[str] = "gguf"
 
     def keys(self, facts: ExportFacts) -> Mapping[str, KeyValue]:
-        """The keys in the order in which the file shall hold them."""
+        """The keys in the order in which the file holds them."""
         return {
             **_general(facts),
             **_architecture(facts.contract.model),
@@ -56,7 +57,7 @@ def _general(facts: ExportFacts) -> dict[str, KeyValue]:
         "general.quantization_version": u32(_QUANTIZATION_VERSION),
         "general.alignment": u32(facts.alignment),
     }
-    # A mix of types, or a type of a plugin's own, has no file type; to leave it out is better than to mislead.
+    # A mix of types, or a type that only a plugin knows, has no file type; leaving it out is better than misleading.
     kinds = [ggml_type(layout.ggml_type) for layout in facts.linear_layouts]
     if len(kinds) == 1 and kinds[0] is not None and kinds[0].ftype is not None:
         keys["general.file_type"] = u32(kinds[0].ftype)
@@ -114,6 +115,6 @@ def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
     }
     for layout in facts.linear_layouts:
         if layout.ggml_type == I2_S:
-            # Nothing else in a file tells which of the byte orders in the wild its i2_s tensors have.
-            keys["conform.i2_s.layout"] = string(layout.variant or "x86")
+            # Nothing else in a file shows which of the known byte orders its i2_s tensors have.
+            keys[LAYOUT_KEY] = string(layout_of_variant(layout.variant))
     return keys

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from conform.core.codec import Codec
 from conform.core.errors import PluginError
 from conform.core.metadata import MetadataWriter
 from conform.core.quantizer import Quantizer
@@ -59,37 +60,37 @@ class Registry:
     plugins: tuple[Plugin, ...] = ()
     failures: tuple[Failure, ...] = ()
 
-    def quantizer(self, name: str) -> Quantizer:
-        """The quantizer of that name.
+    def codec(self, name: str) -> Codec:
+        """The quantizer of that name, with its owner.
 
         Raises PluginError that lists what exists and which plugins failed to load.
         """
         if name in self.quantizers:
-            return self.quantizers[name]
+            return Codec(self.quantizers[name], self.owner(name))
         close = difflib.get_close_matches(name, self.quantizers, 1)
         guess = f", did you mean {close[0]}?" if close else ""
         raise PluginError(f"{name}: no such quantizer{guess}; there are {self._listed()}{self._failed()}")
 
-    def match(self, pattern: str) -> list[Quantizer]:
+    def match(self, pattern: str) -> list[Codec]:
         """The quantizers whose names match a shell pattern such as `iq3_*`, in order of registration.
 
         Raises PluginError when there is none.
         """
         if not set(pattern) & set("*?["):
-            return [self.quantizer(pattern)]
-        found = [quantizer for name, quantizer in self.quantizers.items() if fnmatch.fnmatchcase(name, pattern)]
+            return [self.codec(pattern)]
+        found = [self.codec(name) for name in self.quantizers if fnmatch.fnmatchcase(name, pattern)]
         if not found:
             raise PluginError(f"{pattern}: matches no quantizer; there are {self._listed()}{self._failed()}")
         return found
 
-    def decoder(self, ggml_type: int, variant: str = "") -> Quantizer:
+    def decoder(self, ggml_type: int, variant: str = "") -> Codec:
         """A quantizer that decodes bytes of that layout; equal layouts decode alike, so the first one is taken.
 
         Raises PluginError when no plugin reads the layout.
         """
-        for quantizer in self.quantizers.values():
+        for name, quantizer in self.quantizers.items():
             if (quantizer.layout.ggml_type, quantizer.layout.variant) == (ggml_type, variant):
-                return quantizer
+                return self.codec(name)
         layout = f"GGML type {ggml_type}" + (f", variant {variant}" if variant else "")
         raise PluginError(f"{layout}: no quantizer decodes it; there are {self._listed()}{self._failed()}")
 

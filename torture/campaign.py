@@ -9,9 +9,9 @@ __all__ = ["Budget", "Campaign", "Row"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much a campaign may try: so many seconds, or with `sample` so many tries of each kind. Equal seeds, equal tries.
+    """How much a campaign may try: so many seconds, or with `sample` so many tries of each kind.
 
-    `only` names the kind that is asked for, "" all of them.
+    Equal seeds, equal tries. `only` names the kind that is asked for, "" all of them.
     """
 
     seconds: float

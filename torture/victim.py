@@ -47,9 +47,9 @@ def _hurry() -> None:
     """What conform does every few seconds or megabytes it does all the time, and the machine's peak is not measured."""
     from conform.trainer.cli import imatrix
     from conform.trainer.data import batches, build
-    from conform.trainer.run import loop
+    from conform.trainer.run import recorder
 
     imatrix._SECONDS_BETWEEN_SAVES = -1
     batches._BATCH_CHARS = 2000
     build._JOURNAL_SECONDS = -1.0
-    loop.peak_flops = lambda _device, _dtype: 1e12
+    recorder.peak_flops = lambda _device, _dtype: 1e12

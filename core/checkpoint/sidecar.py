@@ -1,4 +1,4 @@
-"""Sidecar: conform.json, which binds a checkpoint's files to its contract; docs/formats.md describes it."""
+"""Sidecar: conform.json, which binds a checkpoint's files to its contract; docs/reference/formats.md describes it."""
 
 import dataclasses
 import json

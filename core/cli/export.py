@@ -11,25 +11,22 @@ import click
 
 from conform.contract.finding import failed
 from conform.core.cli.console import print_findings, print_table, progress_bar
-from conform.core.cli.options import json_option
+from conform.core.cli.options import PATH, json_option
 from conform.core.cli.output import write_json
-from conform.core.export.tuning import TernaryScale, Tuning
+from conform.core.i2_s.format import TernaryScale
 from conform.core.quantizer import Effort
 
 if TYPE_CHECKING:
-    from conform.core.export.plan import ExportPlan
-    from conform.core.export.request import ExportSource
-    from conform.core.export.run import ExportReport
+    from conform.core.export import ExportPlan, ExportReport, ExportSource
 
 __all__ = ["export"]
 
-_PATH = click.Path(path_type=Path)
 # Seconds between two lines of progress where there is no terminal.
 _PATIENCE = 10.0
 
 
 @click.command()
-@click.argument("checkpoint", required=False, type=_PATH)
+@click.argument("checkpoint", required=False, type=PATH)
 @click.option(
     "--quant",
     "quants",
@@ -42,7 +39,7 @@ _PATIENCE = 10.0
     "-o", "--output", metavar="PATH", help="The file to write, or the folder.  [default: beside the checkpoint]"
 )
 @click.option("--contract", metavar="NAME", help="A contract's name or file.  [default: the checkpoint's own]")
-@click.option("--tokenizer", type=_PATH, help="The SentencePiece model.  [default: tokenizer.model beside the weights]")
+@click.option("--tokenizer", type=PATH, help="The SentencePiece model.  [default: tokenizer.model beside the weights]")
 @click.option(
     "--type",
     "types",
@@ -50,7 +47,7 @@ _PATIENCE = 10.0
     metavar="PATTERN=QUANT",
     help="Store tensors whose GGUF name matches otherwise, as in 'output=q8_0'; repeatable, the last match counts.",
 )
-@click.option("--imatrix", type=_PATH, metavar="FILE", help="An importance matrix, GGUF or .dat.")
+@click.option("--imatrix", type=PATH, metavar="FILE", help="An importance matrix, GGUF or .dat.")
 @click.option(
     "--target-bpw",
     type=click.FloatRange(0, 64, min_open=True),
@@ -74,7 +71,7 @@ _PATIENCE = 10.0
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option(
     "--runs",
-    type=_PATH,
+    type=PATH,
     default=Path("runs"),
     show_default=True,
     help="Where the newest checkpoint is looked for.",
@@ -98,17 +95,17 @@ def export(
     """Export CHECKPOINT to GGUF, one file for each --quant.
 
     Without CHECKPOINT the newest one under --runs is taken. A file appears under its name only when it is complete and
-    has been read again; an interrupted export goes on when the same command is given again.
+    has been read again; an interrupted export resumes when the same command is given again.
     """
+    from conform.core.export import ExportRequest, Tuning, open_source, plan_request
     from conform.core.export.policy import parse_override
-    from conform.core.export.request import ExportRequest, open_source, plan_request
     from conform.plugins.host import load_registry
     from conform.plugins.quantizers.kernels.notice import on_compile
 
     on_compile(_say_compiling)
     registry = load_registry()
     request = ExportRequest(
-        quants=tuple(dict.fromkeys(quantizer.name for quant in quants for quantizer in registry.match(quant))),
+        quants=tuple(dict.fromkeys(codec.name for quant in quants for codec in registry.match(quant))),
         output=output,
         contract=contract,
         tokenizer=tokenizer,
@@ -185,7 +182,7 @@ def _run(source: "ExportSource", plans: Sequence["ExportPlan"], json_path: str |
 
 
 def _export_all(source: "ExportSource", plans: Sequence["ExportPlan"]) -> list["ExportReport"]:
-    from conform.core.export.run import run_export
+    from conform.core.export import run_export
 
     with progress_bar() as bar:
         hashing = bar.add_task("hashing the checkpoint", total=None)
@@ -204,7 +201,7 @@ def _export_all(source: "ExportSource", plans: Sequence["ExportPlan"]) -> list["
 
 @contextmanager
 def _progress(what: str, total: int | None) -> Iterator[Callable[[str], None]]:
-    """Tells of each tensor that is done: by a bar on a terminal, else by a line now and then."""
+    """Yields what counts each tensor that is done: with a bar on a terminal, else with a line now and then."""
     with progress_bar() as bar:
         task = bar.add_task(what, total=total)
         said, done = (time.monotonic(), 0)

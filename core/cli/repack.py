@@ -7,7 +7,7 @@ import click
 
 from conform.core.cli.options import PATH, json_option
 from conform.core.cli.output import write_json
-from conform.core.i2_s.layout import I2SLayout
+from conform.core.i2_s.format import I2SLayout
 
 __all__ = ["repack"]
 
@@ -16,7 +16,10 @@ __all__ = ["repack"]
 @click.argument("file", type=PATH)
 @click.option("--layout", required=True, type=click.Choice(get_args(I2SLayout)), help="The byte layout to write.")
 @click.option(
-    "--from", "source", type=click.Choice(get_args(I2SLayout)), help="The layout of FILE, where nothing tells."
+    "--from",
+    "source",
+    type=click.Choice(get_args(I2SLayout)),
+    help="The layout of FILE, where nothing in it shows that.",
 )
 @click.option("--checkpoint", type=PATH, help="What FILE was made from; proves its layout.")
 @click.option("--contract", metavar="NAME", help="The contract of that checkpoint.  [default: its own]")
@@ -34,7 +37,7 @@ def repack(
     """Rewrite the i2_s file FILE in another byte layout, losslessly.
 
     Every code and scale is compared after writing. The layout of FILE is taken from the key that conform writes, from
-    the checkpoint, or from statistics where these are beyond doubt; otherwise it must be named by --from.
+    the checkpoint, or from statistics where these leave no doubt; otherwise it must be stated with --from.
     """
     from conform.core.checkpoint.checkpoint import open_checkpoint
     from conform.core.export.target import check_target

@@ -15,7 +15,7 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Sums over a tensor, in float64: of squared values, of squared errors, and of both weighed by importance."""
+    """Sums over a tensor, in float64: of squared values, of squared errors, and of both weighted by importance."""
 
     values: float
     errors: float
@@ -38,7 +38,7 @@ class Cost:
 
     @property
     def weighted_relative_error(self) -> float:
-        """The same with each column's square weighed by its importance; equal to it without an importance vector."""
+        """The same with each column weighted by its importance; without an importance vector, the same figure."""
         return _ratio(self.weighted_errors, self.weighted_values)
 
 

@@ -1,4 +1,4 @@
-"""Journal: which tensors of an unfinished file are done, so that the same export can take it up again.
+"""Export journal: which tensors of an unfinished file are done, so that the same export can resume it.
 
     .NAME.gguf.journal    first line: fingerprint of the plan; then one JSON line for each tensor that was written
 
@@ -21,7 +21,7 @@ from conform.core.export.cost import Cost
 from conform.core.export.plan import ExportPlan
 from conform.core.files.atomic import create_new
 
-__all__ = ["Journal", "JournalEntry", "fingerprint"]
+__all__ = ["ExportJournal", "JournalEntry", "fingerprint"]
 
 _LARGEST = 64 << 20
 
@@ -33,15 +33,15 @@ def fingerprint(plan: ExportPlan, header: bytes) -> str:
     """A digest of all that decides the bytes of the file: header, quantizers with their settings, importance."""
     digest = hashlib.sha256(header)
     for tensor in plan.tensors:
-        # The repr of a quantizer that is not a dataclass holds its address; then nothing is ever taken up again.
-        digest.update(f"{tensor.quantizer!r} {tensor.owner} {tensor.transform}\n".encode())
+        # The repr of a quantizer that is not a dataclass holds its address: an export with it always begins anew.
+        digest.update(f"{tensor.codec.quantizer!r} {tensor.codec.owner} {tensor.transform}\n".encode())
         if tensor.importance is not None:
             digest.update(hashlib.sha256(tensor.importance.tobytes()).digest())
     return digest.hexdigest()
 
 
-class Journal:
-    """The lines of one file's journal; kept only when the export is interrupted, never when it ends or fails."""
+class ExportJournal:
+    """The journal of one file; it stays only when the export is interrupted, never when it ends or fails."""
 
     def __init__(self, target: Path, plan_fingerprint: str, *, resume: bool) -> None:
         self._path = target.with_name(f".{target.name}.journal")
@@ -50,7 +50,7 @@ class Journal:
         self._fd = -1
         self.done: Mapping[str, JournalEntry] = self._read() if resume else {}
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "ExportJournal":
         with self._disk_errors():
             self._fd = create_new(self._path, os.O_WRONLY)
         self._write(self._fingerprint)

@@ -1,4 +1,4 @@
-"""Measure: what each quantizer would cost each tensor that a storage policy leaves open."""
+"""Measure: what each quantizer would cost each tensor that the storage policy leaves open."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,7 +8,6 @@ from conform.core.export.mix import Option, choose_mix
 from conform.core.export.plan import ExportPlan
 from conform.core.export.run import source_values
 from conform.core.gguf.write import align
-from conform.core.guard import dequantize_checked, quantize_checked
 
 __all__ = ["measure_options", "mix_under"]
 
@@ -16,7 +15,7 @@ __all__ = ["measure_options", "mix_under"]
 def measure_options(
     plans: Sequence[ExportPlan], open_tensors: Sequence[str], progress: Callable[[str], None] | None = None
 ) -> Mapping[str, Sequence[Option]]:
-    """GGUF name → one option of each plan, in the order of the plans; the plans differ in nothing but the quantizer.
+    """GGUF name → one option of each plan, in the order of the plans, which differ in the quantizer alone.
 
     One tensor is in memory at a time; its values are read once.
     Raises CheckpointError, QuantizeError or PluginError.
@@ -30,11 +29,10 @@ def measure_options(
         plans[0].checkpoint.check_finite(tensors[0].spec.name)
         values = source_values(plans[0].checkpoint, tensors[0])
         for tensor in tensors:
-            quantizer, owner, weights = (tensor.quantizer, tensor.owner, tensor.importance)
-            packed = quantize_checked(quantizer, owner, name, values, weights, tensor.nbytes)
-            decoded = dequantize_checked(quantizer, owner, name, packed, tensor.spec.shape)
-            error = measure_cost(values, decoded, weights).weighted_errors
-            measured.setdefault(name, []).append(Option(quantizer.name, align(tensor.nbytes), error))
+            packed = tensor.codec.pack(name, values, tensor.importance)
+            decoded = tensor.codec.unpack(name, packed, tensor.spec.shape)
+            error = measure_cost(values, decoded, tensor.importance).weighted_errors
+            measured.setdefault(name, []).append(Option(tensor.codec.name, align(tensor.nbytes), error))
         if progress is not None:
             progress(name)
     return measured
@@ -43,9 +41,9 @@ def measure_options(
 def mix_under(
     plans: Sequence[ExportPlan], bits_per_weight: float, progress: Callable[[str], None] | None = None
 ) -> Mapping[str, str]:
-    """GGUF name → quantizer of the mix of the plans that costs least and takes at most so many bits for each weight.
+    """GGUF name → quantizer: the mix of the plans with the least error in at most so many bits for each weight.
 
-    The bits are those of the whole file's tensor data, as a plan shows them.
+    The bits are counted over all tensor data of the file, as a plan shows them.
     Raises PlanError when no mix is that small.
     """
     open_tensors = _open_tensors(plans)
@@ -61,7 +59,7 @@ def mix_under(
         raise PlanError(
             f"--target-bpw {bits_per_weight:g}: the smallest mix takes {8 * smallest / first.weights:.4f} bits per "
             f"weight, {8 * fixed / first.weights:.4f} of them for tensors that --quant does not decide; "
-            "add a smaller quantizer, or store those otherwise with --type"
+            "add a smaller quantizer, or store those as another type with --type"
         )
     chosen = choose_mix(measure_options(plans, open_tensors, progress), allowed - fixed)
     return {name: option.quantizer for name, option in chosen.items()}
@@ -70,4 +68,4 @@ def mix_under(
 def _open_tensors(plans: Sequence[ExportPlan]) -> tuple[str, ...]:
     """The tensors that --quant decides: those which the plans store differently."""
     together = zip(*(plan.tensors for plan in plans), strict=True)
-    return tuple(each[0].spec.gguf_name for each in together if len({tensor.quantizer.name for tensor in each}) > 1)
+    return tuple(each[0].spec.gguf_name for each in together if len({tensor.codec.name for tensor in each}) > 1)

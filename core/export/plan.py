@@ -5,44 +5,35 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from conform.contract.check import check_tensors
 from conform.contract.finding import Finding
 from conform.contract.inventory import TensorSpec, inventory
-from conform.contract.spec import Contract, ModelSpec
+from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.checkpoint.vocabulary import Vocabulary, check_vocabulary
+from conform.core.codec import Codec
 from conform.core.errors import PlanError, PluginError, QuantizeError
 from conform.core.export.policy import TypeOverride, storage
+from conform.core.export.transform import Transform, transform_of
 from conform.core.export.tuning import Tuning
-from conform.core.gguf.types import ggml_type
 from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
 from conform.core.metadata import ExportFacts, KeyValue, MetadataWriter, gather_metadata
-from conform.core.quantizer import Float32, Quantizer
+from conform.core.quantizer import Float32
 
-__all__ = ["ExportPlan", "TensorPlan", "Transform", "check_export", "plan_export"]
-
-Transform = Literal["none", "permute", "ternarise", "ternarise, permute"]
-"""What is done to a tensor's values before they are quantized, in that order."""
+__all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
 
 _UNKNOWN_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data.
-
-    `heads` and `rope_dim` say how a permuted tensor is cut.
-    """
+    """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data."""
 
     spec: TensorSpec
     transform: Transform
-    heads: int
-    rope_dim: int
-    quantizer: Quantizer
-    owner: str
+    codec: Codec
     nbytes: int
     offset: int
     importance: Float32 | None = field(default=None, compare=False)
@@ -55,7 +46,7 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """One file. The header can be encoded once the checkpoint is hashed; its size does not depend on that."""
+    """One file. Its header needs the checkpoint's digest; the header's size does not depend on it."""
 
     checkpoint: Checkpoint
     contract: Contract
@@ -71,7 +62,7 @@ class ExportPlan:
     def header(self, checkpoint_digest: str = _UNKNOWN_DIGEST) -> bytes:
         """The bytes before the tensor data."""
         entries = [
-            TensorEntry(tensor.spec.gguf_name, tensor.spec.shape, tensor.quantizer.layout.ggml_type, tensor.offset)
+            TensorEntry(tensor.spec.gguf_name, tensor.spec.shape, tensor.codec.layout.ggml_type, tensor.offset)
             for tensor in self.tensors
         ]
         return encode_header(self.metadata(checkpoint_digest), entries, ALIGNMENT)
@@ -94,7 +85,7 @@ class ExportPlan:
 
 
 def check_export(checkpoint: Checkpoint, contract: Contract, vocabulary: Vocabulary) -> list[Finding]:
-    """Everything in which checkpoint and tokenizer are not what the contract says."""
+    """Everything in which checkpoint and tokenizer differ from the contract."""
     findings = check_tensors(checkpoint.tensors, contract.model) + check_vocabulary(vocabulary, contract)
     stated = checkpoint.sidecar.tokenizer_digest if checkpoint.sidecar else None
     if stated is not None and stated != vocabulary.digest:
@@ -123,64 +114,35 @@ def plan_export(
     specs = inventory(contract.model)
     names = storage(specs, contract.storage, quant, overrides)
     tuning = tuning or Tuning()
-    chosen = {name: tuning.apply(catalog.quantizer(name)) for name in sorted(set(names.values()))}
+    chosen = {name: tuning.apply(catalog.codec(name)) for name in sorted(set(names.values()))}
     tuning.check(tuple(chosen.values()))
-    owners = {name: catalog.owner(name) for name in chosen}
     tensors: list[TensorPlan] = []
     offset = 0
     for spec in specs:
-        name = names[spec.gguf_name]
+        codec = chosen[names[spec.gguf_name]]
         weights = importance.get(spec.gguf_name) if importance else None
-        nbytes = _planned_nbytes(spec, chosen[name], owners[name])
-        _check_importance(spec, chosen[name], weights)
-        transform, heads = _transform(spec, contract.model)
-        tensors.append(
-            TensorPlan(
-                spec=spec,
-                transform=transform,
-                heads=heads,
-                rope_dim=contract.model.rope_dim,
-                quantizer=chosen[name],
-                owner=owners[name],
-                nbytes=nbytes,
-                offset=offset,
-                importance=weights,
-            )
-        )
+        nbytes = _planned_nbytes(spec, codec)
+        _check_importance(spec, codec, weights)
+        tensors.append(TensorPlan(spec, transform_of(contract.model, spec), codec, nbytes, offset, weights))
         offset = align(offset + nbytes)
     facts = _facts(contract, vocabulary, tensors)
     return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog.metadata_writers)
 
 
-def _planned_nbytes(spec: TensorSpec, quantizer: Quantizer, owner: str) -> int:
-    """The size that the quantizer promises for that tensor.
-
-    Raises PlanError when it cannot take the shape, and PluginError when it promises what its type does not take.
-    """
+def _planned_nbytes(spec: TensorSpec, codec: Codec) -> int:
     try:
-        nbytes = quantizer.nbytes(spec.shape)
+        return codec.nbytes(spec.shape)
     except QuantizeError as error:
         raise PlanError(
-            f"{spec.gguf_name}: {error}; store this tensor otherwise, with --type '{spec.gguf_name}=f16'"
+            f"{spec.gguf_name}: {error}; store this tensor as another type, with --type '{spec.gguf_name}=f16'"
         ) from error
-    except Exception as error:  # a third party's code may raise anything
-        raise PluginError(
-            f"{spec.gguf_name}: quantizer {quantizer.name} of {owner} failed to size shape {spec.shape}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    kind = ggml_type(quantizer.layout.ggml_type)
-    expected = kind.nbytes(spec.shape) if kind else nbytes
-    if not isinstance(nbytes, int) or nbytes < 1 or nbytes != expected:
-        raise PluginError(
-            f"{spec.gguf_name}: quantizer {quantizer.name} of {owner} promises {nbytes} bytes for shape {spec.shape}, "
-            f"where its tensor type takes {expected}"
-        )
-    return nbytes
+    except PluginError as error:
+        raise PluginError(f"{spec.gguf_name}: {error}") from error
 
 
-def _check_importance(spec: TensorSpec, quantizer: Quantizer, weights: Float32 | None) -> None:
-    if weights is None and quantizer.needs_importance:
-        raise PlanError(f"{spec.gguf_name}: {quantizer.name} needs an importance matrix; give one with --imatrix")
+def _check_importance(spec: TensorSpec, codec: Codec, weights: Float32 | None) -> None:
+    if weights is None and codec.quantizer.needs_importance:
+        raise PlanError(f"{spec.gguf_name}: {codec.name} needs an importance matrix; give one with --imatrix")
     if weights is not None and weights.shape != spec.shape[-1:]:
         raise PlanError(
             f"{spec.gguf_name}: the importance matrix has {weights.shape[0]} columns, the tensor {spec.shape[-1]}; "
@@ -188,23 +150,14 @@ def _check_importance(spec: TensorSpec, quantizer: Quantizer, weights: Float32 |
         )
 
 
-def _transform(spec: TensorSpec, model: ModelSpec) -> tuple[Transform, int]:
-    heads = {"attn_q": model.heads, "attn_k": model.kv_heads}.get(spec.role, 0)
-    # Only architecture llama rotates neighbours; bitnet-b1.58 rotates halves, as the checkpoint does.
-    permutes = heads > 0 and model.architecture == "llama"
-    if model.linear == "ternary" and spec.storage_class == "linear":
-        return ("ternarise, permute", heads) if permutes else ("ternarise", 0)
-    return ("permute", heads) if permutes else ("none", 0)
-
-
 def _facts(contract: Contract, vocabulary: Vocabulary, tensors: Sequence[TensorPlan]) -> ExportFacts:
-    linear = {tensor.quantizer.layout for tensor in tensors if tensor.spec.storage_class == "linear"}
+    linear = {tensor.codec.layout for tensor in tensors if tensor.spec.storage_class == "linear"}
     return ExportFacts(
         contract=contract,
         vocabulary=vocabulary,
         checkpoint_digest=_UNKNOWN_DIGEST,
         alignment=ALIGNMENT,
         linear_layouts=tuple(sorted(linear, key=lambda layout: (layout.ggml_type, layout.variant))),
-        quantizers=tuple(sorted({tensor.quantizer.name for tensor in tensors})),
-        plugins=tuple(sorted({tensor.owner for tensor in tensors})),
+        quantizers=tuple(sorted({tensor.codec.name for tensor in tensors})),
+        plugins=tuple(sorted({tensor.codec.owner for tensor in tensors})),
     )

@@ -11,7 +11,7 @@ from conform.core.errors import PlanError
 __all__ = ["ASKED_FOR", "TypeOverride", "parse_override", "storage"]
 
 ASKED_FOR = "quant"
-"""What a policy says where --quant decides."""
+"""What stands in a policy where --quant decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class TypeOverride:
 
 
 def parse_override(text: str) -> TypeOverride:
-    """The override that `PATTERN=QUANT` writes.
+    """The override that `PATTERN=QUANT` describes.
 
     Raises PlanError for anything else.
     """

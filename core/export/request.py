@@ -24,7 +24,7 @@ __all__ = ["ExportRequest", "ExportSource", "open_source", "plan_request"]
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """Everything but the checkpoint; None leaves the choice to the checkpoint, or does without.
+    """Everything that an export is asked but the checkpoint; None leaves the choice to the checkpoint, or means none.
 
     `quants` are names of quantizers; with `target_bpw` they are mixed into one file.
     """
@@ -41,7 +41,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExportSource:
-    """What is exported, and everything in which it is not what its contract says.
+    """What is exported, and everything in which it differs from its contract.
 
     `importance` maps GGUF names to weights, None without a matrix.
     """
@@ -74,7 +74,7 @@ def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
 def plan_request(
     request: ExportRequest, source: ExportSource, catalog: Catalog, progress: Callable[[str], None] | None = None
 ) -> list[ExportPlan]:
-    """One plan for each quantizer, or one for the mix; only a mix reads weights, and tells `progress` of each tensor.
+    """One plan for each quantizer, or one for the mix; only a mix reads weights, naming each tensor to `progress`.
 
     Raises PlanError, PluginError, and for a mix whatever reading and quantizing raise.
     """

@@ -1,4 +1,4 @@
-"""Export: carries out a plan; the file appears under its name when it is complete and has been read again."""
+"""Run: carries out a plan; the file appears under its name when it is complete and has been read again."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.errors import ExportError, InputError, QuantizeError
 from conform.core.export.cost import Cost, measure_cost
-from conform.core.export.journal import Journal, fingerprint
+from conform.core.export.journal import ExportJournal, fingerprint
 from conform.core.export.plan import ExportPlan, TensorPlan
-from conform.core.export.transform import permute_qk
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, TensorInfo, read_gguf
 from conform.core.gguf.write import align
-from conform.core.guard import dequantize_checked, quantize_checked
-from conform.core.i2_s.ternary import effective
 from conform.core.quantizer import Float32
 
 __all__ = ["ExportReport", "TensorReport", "run_export", "source_values"]
@@ -51,17 +46,17 @@ class ExportReport:
 
 
 def run_export(plan: ExportPlan, progress: Callable[[str], None] | None = None) -> ExportReport:
-    """Quantize, write, sync, read again, and only then publish; `progress` is told each tensor that is done.
+    """Quantize, write, sync, read again, and only then publish; `progress` is given the name of each tensor done.
 
-    An export that was interrupted or killed is taken up where it was, when plan and checkpoint are still the same.
-    Raises CheckpointError, QuantizeError, PluginError or ExportError; then nothing was left behind.
+    An export that was interrupted or killed is resumed where it stopped, if plan and checkpoint are still the same.
+    Raises CheckpointError, QuantizeError, PluginError or ExportError; nothing is left behind then.
     """
     _scan(plan)
     digest = plan.checkpoint.digest
     header = plan.header(digest)
     with (
         PartialFile(plan.target, len(header) + plan.data_bytes, resumable=True) as file,
-        Journal(plan.target, fingerprint(plan, header), resume=file.found) as journal,
+        ExportJournal(plan.target, fingerprint(plan, header), resume=file.found) as journal,
     ):
         if not journal.done:
             file.clear()
@@ -78,17 +73,13 @@ def source_values(checkpoint: Checkpoint, tensor: TensorPlan) -> Float32:
     """The values of one tensor as its quantizer gets them: read, then transformed as planned."""
     values = checkpoint.read(tensor.spec.name)
     try:
-        if tensor.transform.startswith("ternarise"):
-            values = effective(values)
+        return tensor.transform.apply(values)
     except QuantizeError as error:
         raise QuantizeError(f"{tensor.spec.gguf_name}: {error}") from error
-    if tensor.transform.endswith("permute"):
-        values = permute_qk(values, tensor.heads, tensor.rope_dim)
-    return np.ascontiguousarray(values)
 
 
 def _scan(plan: ExportPlan) -> None:
-    # A search may take hours: a NaN in the last tensor should not be found at its end.
+    # A search may take hours: a NaN in the last tensor should be found before it, not after.
     for tensor in plan.tensors:
         plan.checkpoint.check_finite(tensor.spec.name)
 
@@ -100,7 +91,7 @@ class _Job:
     checkpoint: Checkpoint
     file: PartialFile
     data_start: int
-    journal: Journal
+    journal: ExportJournal
 
 
 def _run_tensors(plan: ExportPlan, job: _Job, progress: Callable[[str], None] | None) -> Iterator[TensorReport]:
@@ -133,10 +124,9 @@ def _run_tensor(job: _Job, tensor: TensorPlan) -> TensorReport:
         report = TensorReport(tensor, *done)
     else:
         values = source_values(job.checkpoint, tensor)
-        packed = quantize_checked(tensor.quantizer, tensor.owner, name, values, tensor.importance, tensor.nbytes)
+        packed = tensor.codec.pack(name, values, tensor.importance)
         job.file.write(job.data_start + tensor.offset, packed)
-        decoded = dequantize_checked(tensor.quantizer, tensor.owner, name, packed, tensor.spec.shape)
-        cost = measure_cost(values, decoded, tensor.importance)
+        cost = measure_cost(values, tensor.codec.unpack(name, packed, tensor.spec.shape), tensor.importance)
         report = TensorReport(tensor, hashlib.sha256(packed.data).hexdigest(), cost)
     job.journal.add(name, report.sha256, report.cost)
     return report
@@ -150,8 +140,8 @@ def _hash_written(job: _Job, tensor: TensorPlan) -> str:
 
 
 def _read_again(plan: ExportPlan, path: Path, data_start: int, reports: tuple[TensorReport, ...]) -> tuple[int, str]:
-    """Size and sha256 of the file on the disk, after its header and every tensor were found to be what was planned."""
-    sizes = {(tensor.quantizer.layout.ggml_type, tensor.spec.shape): tensor.nbytes for tensor in plan.tensors}
+    """Size and sha256 of the file on the disk, once its header and every tensor have been found to be as planned."""
+    sizes = {(tensor.codec.layout.ggml_type, tensor.spec.shape): tensor.nbytes for tensor in plan.tensors}
     try:
         found = read_gguf(path, lambda ggml_type, shape: sizes.get((ggml_type, shape)))
     except InputError as error:
@@ -173,14 +163,14 @@ def _compare(plan: ExportPlan, found: GGUFFile, data_start: int) -> None:
         TensorInfo(
             tensor.spec.gguf_name,
             tensor.spec.shape,
-            tensor.quantizer.layout.ggml_type,
+            tensor.codec.layout.ggml_type,
             data_start + tensor.offset,
             tensor.nbytes,
         )
         for tensor in plan.tensors
     ]
     if list(found.tensors.values()) != planned or found.size != data_start + plan.data_bytes:
-        raise ExportError(f"{plan.target}: what was written does not read as what was planned")
+        raise ExportError(f"{plan.target}: what was written reads back as something other than what was planned")
 
 
 def _compare_content(plan: ExportPlan, report: TensorReport, file: BinaryIO, digest: "hashlib._Hash") -> None:
@@ -194,4 +184,6 @@ def _compare_content(plan: ExportPlan, report: TensorReport, file: BinaryIO, dig
     digest.update(padding)
     if content.hexdigest() != report.sha256 or any(padding):
         name = report.plan.spec.gguf_name
-        raise ExportError(f"{plan.target}: {name} reads otherwise than it was written; the disk or its memory fails")
+        raise ExportError(
+            f"{plan.target}: {name} reads back differently from what was written; the disk or the memory is faulty"
+        )

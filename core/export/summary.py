@@ -29,7 +29,7 @@ def plan_rows(plan: ExportPlan) -> Iterator[tuple[str, ...]]:
         spec = tensor.spec
         shape = "×".join(map(str, spec.shape))
         size = (f"{tensor.nbytes:,}", f"{tensor.bits_per_weight:.4g}")
-        yield (spec.name, spec.gguf_name, shape, tensor.transform, tensor.quantizer.name, *size)
+        yield (spec.name, spec.gguf_name, shape, str(tensor.transform), tensor.codec.name, *size)
 
 
 def plan_total(plan: ExportPlan) -> str:
@@ -79,11 +79,11 @@ def file_row(report: ExportReport) -> tuple[str, ...]:
 def cost_table(report: ExportReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings, and one row for each storage class and quantizer: what it takes and what it cost.
 
-    Errors weighed by importance have a column where there was an importance matrix.
+    Errors weighted by importance have a column if there was an importance matrix.
     """
     groups: dict[tuple[str, str], list[TensorReport]] = {}
     for tensor in report.tensors:
-        groups.setdefault((tensor.plan.spec.storage_class, tensor.plan.quantizer.name), []).append(tensor)
+        groups.setdefault((tensor.plan.spec.storage_class, tensor.plan.codec.name), []).append(tensor)
     weighted = any(tensor.plan.importance is not None for tensor in report.tensors)
     headings = ("class", "quantizer", "tensors", "bytes", "bits/weight", "relative error")
     rows = [
@@ -113,9 +113,9 @@ def _tensor_to_json(tensor: TensorPlan) -> dict[str, Any]:
         "source": tensor.spec.name,
         "shape": list(tensor.spec.shape),
         "class": tensor.spec.storage_class,
-        "transform": tensor.transform,
-        "quantizer": tensor.quantizer.name,
-        "plugin": tensor.owner,
+        "transform": str(tensor.transform),
+        "quantizer": tensor.codec.name,
+        "plugin": tensor.codec.owner,
         "bytes": tensor.nbytes,
         "offset": tensor.offset,
         "bits_per_weight": tensor.bits_per_weight,

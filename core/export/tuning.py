@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from conform.core.codec import Codec
 from conform.core.errors import PlanError
+from conform.core.i2_s.format import TernaryScale
 from conform.core.quantizer import Effort, Quantizer, Tunable
 
-__all__ = ["TernaryScale", "TernaryScaled", "Tuning"]
-
-TernaryScale: TypeAlias = Literal["absmean", "optimal"]
-"""How a matrix that is not ternary gets its scale: BitNet's rule, or the least squared error."""
+__all__ = ["TernaryScaled", "Tuning"]
 
 
 @runtime_checkable
@@ -24,24 +23,26 @@ class TernaryScaled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What --effort and --ternary-scale say."""
+    """What --effort and --ternary-scale choose."""
 
     effort: Effort = "default"
     ternary_scale: TernaryScale = "absmean"
 
-    def apply(self, quantizer: Quantizer) -> Quantizer:
-        """The quantizer, tuned as far as it can be."""
+    def apply(self, codec: Codec) -> Codec:
+        """The codec, with its quantizer tuned as far as it can be."""
+        quantizer = codec.quantizer
         if isinstance(quantizer, Tunable):
             quantizer = quantizer.with_effort(self.effort)
         if isinstance(quantizer, TernaryScaled):
             quantizer = quantizer.with_scale(self.ternary_scale)
-        return quantizer
+        return Codec(quantizer, codec.owner)
 
-    def check(self, quantizers: Sequence[Quantizer]) -> None:
-        """Pass when every choice that differs from the default concerns one of the quantizers.
+    def check(self, codecs: Sequence[Codec]) -> None:
+        """Pass when every choice that differs from the default concerns one of the codecs.
 
         Raises PlanError otherwise, because the choice would be dropped in silence.
         """
-        names = ", ".join(quantizer.name for quantizer in quantizers)
-        if self.ternary_scale != "absmean" and not any(isinstance(q, TernaryScaled) for q in quantizers):
+        names = ", ".join(codec.name for codec in codecs)
+        scaled = any(isinstance(codec.quantizer, TernaryScaled) for codec in codecs)
+        if self.ternary_scale != "absmean" and not scaled:
             raise PlanError(f"--ternary-scale {self.ternary_scale}: none of {names} ternarises")

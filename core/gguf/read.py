@@ -93,20 +93,30 @@ class GGUFFile:
     def packed(self, name: str) -> Packed:
         """The bytes of one tensor, mapped read-only.
 
-        Raises GGUFError for a name that is not there, a size that is not known, or data past the end of the file.
+        Raises GGUFError for a name that is not there, a size that is not known, data past the end of the file, or a
+        file that cannot be read any more.
         """
         tensor = self.tensors.get(name)
         if tensor is None:
             raise GGUFError(f"{self.path}: no tensor {name}")
         if tensor.problem:
             raise GGUFError(f"{self.path}: {name}: {tensor.problem}")
-        if tensor.offset + tensor.nbytes > self.size or tensor.offset + tensor.nbytes > self.path.stat().st_size:
+        if tensor.offset + tensor.nbytes > min(self.size, self._size_now()):
             raise GGUFError(
                 f"{self.path}: {name}: its data end at byte {tensor.offset + tensor.nbytes}, the file at {self.size}"
             )
         if tensor.nbytes == 0:
             return np.empty(0, np.uint8)
-        return np.asarray(np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.nbytes,)))
+        try:
+            return np.asarray(np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.nbytes,)))
+        except OSError as error:
+            raise GGUFError(f"{self.path}: {name}: cannot be read: {error.strerror}") from error
+
+    def _size_now(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError as error:
+            raise GGUFError(f"{self.path}: cannot be read any more: {error.strerror}") from error
 
 
 def read_gguf(path: Path, sizes: SizeRule | None = None) -> GGUFFile:

@@ -4,12 +4,9 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
+from conform.core.i2_s.format import CODES_PER_BYTE, I2_S, TAIL
+
 __all__ = ["GGML_TYPES", "I2_S", "GGMLType", "ValueType", "ggml_type", "tensor_nbytes"]
-
-I2_S = 36
-"""Type id of i2_s, which only BitNet's fork of ggml knows."""
-
-_I2_S_TAIL = 32
 
 
 class ValueType(IntEnum):
@@ -34,7 +31,7 @@ class ValueType(IntEnum):
 class GGMLType:
     """One tensor type. `ftype` is the `general.file_type` of a file made of it; None where there is none.
 
-    i2_s has 2 bits a value and one 32-byte tail per tensor; its `block_bytes` counts the packed values alone.
+    i2_s has two bits a value and one tail a tensor; its `block_bytes` counts the packed values alone.
     """
 
     name: str
@@ -47,7 +44,7 @@ class GGMLType:
         """The size of a tensor of that shape; None when its rows are not whole blocks."""
         count = math.prod(shape)
         if self.id == I2_S:
-            return None if count % self.block_size else count // 4 + _I2_S_TAIL
+            return None if count % self.block_size else count // CODES_PER_BYTE + TAIL
         if not shape or shape[-1] % self.block_size:
             return None
         return count // self.block_size * self.block_bytes
@@ -84,7 +81,7 @@ _ALL = (
     GGMLType("bf16", 30, 1, 2, 32),
     GGMLType("tq1_0", 34, 256, 54, 36),
     GGMLType("tq2_0", 35, 256, 66, 37),
-    GGMLType("i2_s", I2_S, 4, 1, 40),
+    GGMLType("i2_s", I2_S, CODES_PER_BYTE, 1, 40),
     GGMLType("mxfp4", 39, 32, 17, 38),
 )
 

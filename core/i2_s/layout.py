@@ -1,46 +1,35 @@
-"""i2_s layouts: the three orders in which four two-bit codes share a byte, and how to tell which one a file has.
+"""i2_s layouts: packing and unpacking codes in each of them, and how to tell which one a file has.
 
-    x86    p, p+32, p+64, p+96 of each 128 values     every converter written in Python, and C compiled for x86
-    arm    p, p+16, p+32, p+48 of each 64 values      C compiled for ARM NEON since November 2025
-    rows   rows 4r … 4r+3 of one column               C compiled for x86 without activation parallelism
-
-The first of the four stands in the highest bits. Nothing in a file says which order it has. Decoded in a wrong one, the
-values of a row (or of four rows) are shuffled: every count stays as it was, but what belongs to one hidden channel no
-longer meets. In a trained model the channels differ, and the matrices that write to a channel and those that read from
-it agree about that; so the right order is the one in which they correlate.
+Decoded in a wrong layout, the values of a row (or of four rows) are shuffled: every count stays as it was, but what
+belongs to one hidden channel is spread over others. In a trained model the channels differ, and the matrices that write
+to a channel and those that read from it agree about that; so the right layout is the one in which they correlate.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conform.core.errors import GGUFError
 from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S
+from conform.core.i2_s.format import (
+    BLOCK_SIZE,
+    CODES_PER_BYTE,
+    I2_S,
+    LAYOUTS,
+    ROWS_TOGETHER,
+    TAIL,
+    I2SLayout,
+    layouts_that_fit,
+)
 from conform.core.quantizer import Packed
 
-__all__ = ["LAYOUTS", "TAIL", "I2SLayout", "layout_evidence", "layouts_that_fit", "pack_codes", "unpack_codes"]
-
-I2SLayout: TypeAlias = Literal["x86", "arm", "rows"]
-
-LAYOUTS: tuple[I2SLayout, ...] = get_args(I2SLayout)
-
-TAIL = 32
-"""Bytes behind the codes of a tensor; the first four are the float32 scale."""
+__all__ = ["layout_evidence", "pack_codes", "unpack_codes"]
 
 _SHIFTS = np.array([6, 4, 2, 0], np.uint8)
-_LANES = {"x86": 32, "arm": 16}
 
 _Profile: TypeAlias = NDArray[np.float64]
-
-
-def layouts_that_fit(shape: tuple[int, ...]) -> tuple[I2SLayout, ...]:
-    """The layouts in which a matrix of that shape can be stored."""
-    rows, cols = (int(np.prod(shape[:-1])), shape[-1])
-    fits = {"x86": cols % 128 == 0, "arm": cols % 64 == 0, "rows": rows % 4 == 0}
-    return tuple(layout for layout in LAYOUTS if fits[layout])
 
 
 def unpack_codes(packed: Packed, layout: I2SLayout, shape: tuple[int, ...]) -> Packed:
@@ -51,7 +40,7 @@ def unpack_codes(packed: Packed, layout: I2SLayout, shape: tuple[int, ...]) -> P
 
 def pack_codes(codes: Packed, layout: I2SLayout) -> Packed:
     """The inverse of `unpack_codes`."""
-    groups = codes.reshape(-1, 4, _lanes(layout, codes.shape)) << _SHIFTS[:, None]
+    groups = codes.reshape(-1, CODES_PER_BYTE, _lanes(layout, codes.shape)) << _SHIFTS[:, None]
     packed: Packed = np.bitwise_or.reduce(groups, axis=1).reshape(-1)
     return packed
 
@@ -67,7 +56,8 @@ def layout_evidence(file: GGUFFile) -> Mapping[I2SLayout, float]:
 
 
 def _lanes(layout: I2SLayout, shape: tuple[int, ...]) -> int:
-    return shape[-1] if layout == "rows" else _LANES[layout]
+    """How many bytes lie side by side, each holding the same place of a group of four values."""
+    return shape[-1] if ROWS_TOGETHER[layout] > 1 else BLOCK_SIZE[layout] // CODES_PER_BYTE
 
 
 def _evidence(file: GGUFFile, layout: I2SLayout) -> float:
@@ -99,13 +89,13 @@ def _pairs(file: GGUFFile, layout: I2SLayout) -> Iterator[tuple[_Profile, _Profi
 
 
 def _density(file: GGUFFile, name: str, layout: I2SLayout) -> tuple[_Profile, _Profile] | None:
-    """Share of values other than zero in each row and in each column; None for a tensor that is no i2_s matrix."""
+    """Share of values other than zero in each row and in each column; None unless the tensor is an i2_s matrix."""
     tensor = file.tensors.get(name)
     if tensor is None or tensor.ggml_type != I2_S or len(tensor.shape) != 2:
         return None
     codes = unpack_codes(file.packed(name)[:-TAIL], layout, tensor.shape)
     if (codes == 3).any():
-        raise GGUFError(f"{file.path}: {name}: holds code 3, which means nothing; the file is damaged or no i2_s")
+        raise GGUFError(f"{file.path}: {name}: holds code 3, which means nothing; the file is damaged, or not i2_s")
     used = codes != 1
     return used.mean(axis=1), used.mean(axis=0)
 

@@ -10,29 +10,20 @@ import numpy as np
 from conform.contract.inventory import inventory
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of
 from conform.core.errors import ExportError, GGUFError, PlanError
-from conform.core.export.transform import permute_qk
+from conform.core.export.transform import transform_of
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, read_gguf
-from conform.core.gguf.types import I2_S
 from conform.core.gguf.write import TensorEntry, encode_header
-from conform.core.i2_s.layout import (
-    LAYOUTS,
-    TAIL,
-    I2SLayout,
-    layout_evidence,
-    layouts_that_fit,
-    pack_codes,
-    unpack_codes,
-)
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS, TAIL, I2SLayout, layouts_that_fit
+from conform.core.i2_s.layout import layout_evidence, pack_codes, unpack_codes
 from conform.core.i2_s.ternary import ternarise
 from conform.core.metadata import KeyValue, string
 from conform.core.quantizer import Packed
 
 __all__ = ["RepackReport", "SourceLayout", "find_layout", "repack"]
 
-_KEY = "conform.i2_s.layout"
 _CHUNK = 8 << 20
-# Chance alone reaches six standard deviations once in a thousand million files.
+# Chance alone reaches six standard deviations once in a billion files.
 _ENOUGH_EVIDENCE = 6.0
 _ENOUGH_MARGIN = 4.0
 
@@ -48,7 +39,7 @@ class SourceLayout:
 
 @dataclass(frozen=True, slots=True)
 class RepackReport:
-    """What was written: how many i2_s tensors hold the same values in the new layout."""
+    """What was written; so many i2_s tensors hold the same values as before in the new layout."""
 
     path: Path
     source: SourceLayout
@@ -60,17 +51,17 @@ class RepackReport:
 def find_layout(
     file: GGUFFile, asked: I2SLayout | None, checkpoint: Checkpoint | None, contract: str | None = None
 ) -> SourceLayout:
-    """The layout of the file's i2_s tensors: as asked, as its key says, as a checkpoint proves, as statistics tell.
+    """The layout of the file's i2_s tensors: as asked, as its key states, as a checkpoint proves, as statistics show.
 
-    `contract` names the checkpoint's where it does not tell itself.
-    Raises PlanError when there is no such tensor, nothing tells, or what is asked for contradicts the key.
+    `contract` names the checkpoint's contract where the checkpoint does not state it.
+    Raises PlanError without an i2_s tensor, when nothing shows its layout, and when the key contradicts what is asked.
     """
     _i2_s(file)
-    stated = file.metadata.get(_KEY)
+    stated = file.metadata.get(LAYOUT_KEY)
     if stated is not None and stated not in LAYOUTS:
-        raise GGUFError(f"{file.path}: {_KEY} = {stated!r}: expected one of {', '.join(LAYOUTS)}")
+        raise GGUFError(f"{file.path}: {LAYOUT_KEY} = {stated!r}: expected one of {', '.join(LAYOUTS)}")
     if asked is not None and stated not in (None, asked):
-        raise PlanError(f"{file.path}: --from {asked} contradicts the file, whose {_KEY} is {stated}")
+        raise PlanError(f"{file.path}: --from {asked} contradicts the file, whose {LAYOUT_KEY} is {stated}")
     if asked is not None:
         return SourceLayout(asked, "the user")
     for layout in LAYOUTS:
@@ -111,20 +102,20 @@ def repack(file: GGUFFile, source: SourceLayout, layout: I2SLayout, target: Path
 def _i2_s(file: GGUFFile) -> tuple[str, ...]:
     names = tuple(name for name, tensor in file.tensors.items() if tensor.ggml_type == I2_S)
     if not names:
-        raise PlanError(f"{file.path}: holds no i2_s tensor; there is nothing to repack")
+        raise PlanError(f"{file.path}: has no i2_s tensor, so there is nothing to repack")
     return names
 
 
 def _infer(file: GGUFFile) -> SourceLayout:
     evidence = layout_evidence(file)
     ranked = sorted(evidence.items(), key=lambda item: -item[1])
-    told = ", ".join(f"{layout} {score:.1f}" for layout, score in ranked)
-    detail = f"channels correlate, in standard deviations above chance: {told}"
+    scores = ", ".join(f"{layout} {score:.1f}" for layout, score in ranked)
+    detail = f"channels correlate, in standard deviations above chance: {scores}"
     if len(ranked) == 1:
         return SourceLayout(ranked[0][0], "statistics", "no other layout holds these shapes")
     if not ranked or ranked[0][1] < _ENOUGH_EVIDENCE or ranked[0][1] - ranked[1][1] < _ENOUGH_MARGIN:
         raise PlanError(
-            f"{file.path}: nothing in the file tells its i2_s layout ({detail}); say it with --from "
+            f"{file.path}: nothing in the file shows its i2_s layout ({detail}); state it with --from "
             f"{'|'.join(LAYOUTS)}, or name the checkpoint that it was made from with --checkpoint"
         )
     return SourceLayout(ranked[0][0], "statistics", detail)
@@ -133,25 +124,24 @@ def _infer(file: GGUFFile) -> SourceLayout:
 def _prove(file: GGUFFile, checkpoint: Checkpoint, contract: str | None) -> SourceLayout:
     """The layout in which the file's first matrix has the codes that the checkpoint implies."""
     model = contract_of(checkpoint, contract).model
-    heads = {"attn_q": model.heads, "attn_k": model.kv_heads} if model.architecture == "llama" else {}
     for spec in inventory(model):
         info = file.tensors.get(spec.gguf_name)
         if info is None or info.ggml_type != I2_S or info.shape != spec.shape:
             continue
-        values = checkpoint.read(spec.name)
-        if spec.role in heads:
-            values = permute_qk(values, heads[spec.role], model.rope_dim)
+        values = transform_of(model, spec).apply(checkpoint.read(spec.name))
         expected = (ternarise(values)[0] + 1).astype(np.uint8)
         found = file.packed(spec.gguf_name)[:-TAIL]
         fitting = [layout for layout in LAYOUTS if layout in layouts_that_fit(info.shape)]
         matching = [layout for layout in fitting if np.array_equal(unpack_codes(found, layout, info.shape), expected)]
         if len(matching) == 1:
             return SourceLayout(matching[0], "the checkpoint", f"{spec.gguf_name} has its codes in this layout alone")
-    raise PlanError(f"{file.path}: in no layout does an i2_s tensor have the codes of {checkpoint.path}; say --from")
+    raise PlanError(
+        f"{file.path}: no i2_s tensor has the codes of {checkpoint.path} in any layout; state the layout with --from"
+    )
 
 
 def _header(file: GGUFFile, layout: I2SLayout) -> bytes:
-    metadata = {key: _key_value(file, key) for key in file.metadata} | {_KEY: string(layout)}
+    metadata = {key: _key_value(file, key) for key in file.metadata} | {LAYOUT_KEY: string(layout)}
     entries = [
         TensorEntry(tensor.name, tensor.shape, tensor.ggml_type, tensor.offset - file.data_start)
         for tensor in file.tensors.values()
@@ -195,4 +185,4 @@ def _compare(old: GGUFFile, old_layout: I2SLayout, new: GGUFFile, new_layout: I2
         else:
             same = np.array_equal(before, after)
         if not same:
-            raise ExportError(f"{name}: reads otherwise than it was written; the disk or its memory fails")
+            raise ExportError(f"{name}: reads back differently from what was written; the disk or the memory is faulty")

@@ -1,4 +1,4 @@
-"""Ternary: the absmean rule of BitNet b1.58 (arXiv:2402.17764): a float matrix becomes -1, 0, +1 and one scale."""
+"""Ternary: a float matrix becomes -1, 0, +1 and one scale, by the absmean rule of BitNet b1.58 (arXiv:2402.17764)."""
 
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from conform.core.errors import QuantizeError
 from conform.core.quantizer import Float32
 
-__all__ = ["Codes", "absmean_scale", "effective", "exact_scale", "ternarise"]
+__all__ = ["Codes", "absmean_scale", "effective", "exact_scale", "optimal_scale", "ternarise"]
 
 Codes: TypeAlias = NDArray[np.int8]
 """Ternary values -1, 0, +1 in the shape of the matrix."""
@@ -34,6 +34,19 @@ def exact_scale(values: Float32) -> np.float32 | None:
         return None
     exact = all(bool(((some == largest) | (some == 0)).all()) for some in _magnitudes(values))
     return largest if exact else None
+
+
+def optimal_scale(values: Float32) -> np.float32:
+    """The scale s that minimises Σ(w - s·t)² over ternary t, exactly.
+
+    With the k largest magnitudes kept, their mean is the best scale and the error falls by (their sum)²/k; so the best
+    k is found by sorting, in O(n log n).
+    """
+    magnitudes = np.sort(np.abs(values), axis=None)[::-1]
+    sums = np.cumsum(magnitudes, dtype=np.float64)
+    counts = np.arange(1, sums.size + 1, dtype=np.float64)
+    best = int(np.argmax(sums * sums / counts))
+    return np.float32(sums[best] / counts[best])
 
 
 def ternarise(values: Float32) -> tuple[Codes, np.float32]:

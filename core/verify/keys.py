@@ -9,8 +9,8 @@ from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.checkpoint.vocabulary import PIECE_TYPES
 from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
-from conform.core.gguf.types import I2_S, ValueType, ggml_type
-from conform.core.i2_s.layout import LAYOUTS
+from conform.core.gguf.types import ValueType, ggml_type
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
 
 __all__ = ["check_keys"]
 
@@ -28,7 +28,7 @@ _HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template", "to
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """One key: its type, and its value unless that is not fixed by the contract."""
+    """One key: its type, and its value where the contract fixes it."""
 
     kind: KeyType
     value: str | int | float | bool | None = None
@@ -77,7 +77,7 @@ def _expected(contract: Contract) -> Mapping[str, _Expected]:
 def _check_key(file: GGUFFile, key: str, expected: _Expected) -> Iterator[Finding]:
     if key not in file.metadata:
         wanted = str(expected.kind) if expected.value is None else f"{expected.kind} {expected.value!r}"
-        yield Finding("error", key, wanted, "no such key", "a runtime would replace it by a default in silence")
+        yield Finding("error", key, wanted, "no such key", "a runtime would silently use a default instead")
         return
     found, kind = (file.metadata[key], file.key_types[key])
     if kind != expected.kind:
@@ -92,7 +92,7 @@ def _unknown(file: GGUFFile, expected: Mapping[str, _Expected], architecture: st
             continue
         # Something like rope.scaling.factor changes what a runtime computes.
         severe = key.startswith(f"{architecture}.")
-        hint = "the contract says nothing of it, and a runtime may obey it" if severe else ""
+        hint = "the contract does not mention it, and a runtime may obey it" if severe else ""
         yield Finding("error" if severe else "warning", key, "no such key", _short(file.metadata[key]), hint)
 
 
@@ -143,11 +143,11 @@ def _check_file_type(file: GGUFFile) -> Iterator[Finding]:
 
 
 def _check_i2_s_layout(file: GGUFFile) -> Iterator[Finding]:
-    stated = file.metadata.get("conform.i2_s.layout")
+    stated = file.metadata.get(LAYOUT_KEY)
     has_i2_s = any(tensor.ggml_type == I2_S for tensor in file.tensors.values())
     if stated is not None and (stated not in LAYOUTS or not has_i2_s):
         expected = f"one of {', '.join(LAYOUTS)}" if has_i2_s else "no such key without i2_s tensors"
-        yield Finding("error", "conform.i2_s.layout", expected, _short(stated))
+        yield Finding("error", LAYOUT_KEY, expected, _short(stated))
 
 
 def _single(value: float) -> float:

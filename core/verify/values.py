@@ -1,4 +1,4 @@
-"""Verify values: the bytes of a GGUF file's tensors, decoded piece by piece; no whole tensor is ever in memory."""
+"""Verify values: the bytes of a GGUF file's tensors, decoded piece by piece, so that no whole tensor is in memory."""
 
 from collections.abc import Iterator
 
@@ -6,30 +6,30 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.core.catalog import Catalog
+from conform.core.codec import Codec
 from conform.core.errors import ConformError, QuantizeError
 from conform.core.gguf.read import GGUFFile, TensorInfo
-from conform.core.gguf.types import I2_S, ggml_type
-from conform.core.guard import dequantize_checked
-from conform.core.quantizer import Packed, Quantizer
+from conform.core.gguf.types import ggml_type
+from conform.core.i2_s.format import I2_S, TAIL
+from conform.core.quantizer import Packed
 
 __all__ = ["check_values"]
 
 # Values that are decoded at a time.
 _PIECE = 1 << 20
-_TAIL = 32
 
 
-def check_values(file: GGUFFile, registry: Catalog) -> Iterator[Finding]:
+def check_values(file: GGUFFile, catalog: Catalog) -> Iterator[Finding]:
     """NaN and infinity in any tensor, broken i2_s tensors, padding that is not zero."""
     yield from _check_padding(file, "the header", file.header_end, file.data_start)
     for tensor in file.tensors.values():
         end = tensor.offset + tensor.nbytes
         if tensor.problem or end > file.size:
-            continue  # said already
+            continue  # reported already
         if tensor.ggml_type == I2_S:
             yield from _check_i2_s(tensor, file.packed(tensor.name))
         else:
-            yield from _check_finite(tensor, file.packed(tensor.name), registry)
+            yield from _check_finite(tensor, file.packed(tensor.name), catalog)
         yield from _check_padding(file, tensor.name, end, -(-end // file.alignment) * file.alignment)
 
 
@@ -41,16 +41,16 @@ def _check_padding(file: GGUFFile, after: str, start: int, end: int) -> Iterator
         yield Finding("error", f"padding after {after}", "zeros", f"{sum(map(bool, padding))} other bytes")
 
 
-def _check_finite(tensor: TensorInfo, packed: Packed, registry: Catalog) -> Iterator[Finding]:
+def _check_finite(tensor: TensorInfo, packed: Packed, catalog: Catalog) -> Iterator[Finding]:
     try:
-        decoder = registry.decoder(tensor.ggml_type)
+        decoder = catalog.decoder(tensor.ggml_type)
     except ConformError:
         kind = ggml_type(tensor.ggml_type)
         name = kind.name if kind else f"type {tensor.ggml_type}"
-        yield Finding("warning", tensor.name, "a type that can be decoded", name, "its values were not looked at")
+        yield Finding("warning", tensor.name, "a type that can be decoded", name, "its values were not checked")
         return
     try:
-        row = _first_bad_row(tensor, packed, decoder, registry.owner(decoder.name))
+        row = _first_bad_row(tensor, packed, decoder)
     except QuantizeError as error:
         yield Finding("error", tensor.name, "bytes that can be decoded", str(error))
         return
@@ -59,7 +59,7 @@ def _check_finite(tensor: TensorInfo, packed: Packed, registry: Catalog) -> Iter
         yield Finding("error", tensor.name, "finite values only", f"NaN or infinity in row {row}", hint)
 
 
-def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer, owner: str) -> int | None:
+def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Codec) -> int | None:
     cols = tensor.shape[-1]
     rows = packed.size and int(np.prod(tensor.shape[:-1], dtype=np.int64))
     row_bytes = packed.size // max(rows, 1)
@@ -68,7 +68,7 @@ def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer, owner
         count = min(step, rows - start)
         piece = np.ascontiguousarray(packed[start * row_bytes : (start + count) * row_bytes])
         with np.errstate(invalid="ignore", over="ignore"):
-            values = dequantize_checked(decoder, owner, tensor.name, piece, (count, cols))
+            values = decoder.unpack(tensor.name, piece, (count, cols))
             finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             return start + int(np.argmin(finite))
@@ -76,7 +76,7 @@ def _first_bad_row(tensor: TensorInfo, packed: Packed, decoder: Quantizer, owner
 
 
 def _check_i2_s(tensor: TensorInfo, packed: Packed) -> Iterator[Finding]:
-    codes, tail = (packed[:-_TAIL], packed[-_TAIL:])
+    codes, tail = (packed[:-TAIL], packed[-TAIL:])
     threes = 0
     for start in range(0, codes.size, _PIECE):
         piece = codes[start : start + _PIECE]

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from conform.contract.finding import Finding
+from conform.contract.finding import Finding, failed
 from conform.contract.inventory import TensorSpec, inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
@@ -14,30 +15,44 @@ from conform.core.gguf.types import ggml_type
 from conform.core.verify.keys import check_keys
 from conform.core.verify.values import check_values
 
-__all__ = ["embedded_contract", "open_gguf", "verify"]
+__all__ = ["Verification", "embedded_contract", "open_gguf", "verify_file"]
 
 
-def verify(path: Path, contract: Contract | None, registry: Catalog) -> list[Finding]:
-    """Everything in which the file is not what the contract says; without one, the contract that it carries counts.
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of comparing a file with a contract: every violation, errors and warnings alike."""
+
+    file: Path
+    contract: Contract
+    findings: tuple[Finding, ...]
+
+    @property
+    def conforms(self) -> bool:
+        """True when no finding is an error."""
+        return not failed(self.findings)
+
+
+def verify_file(path: Path, catalog: Catalog, contract: Contract | None = None) -> Verification:
+    """The file against the contract, else against the one that it carries.
 
     Raises InputError when the file cannot be parsed at all, or when there is no contract to compare it with.
     """
-    file = open_gguf(path, registry)
+    file = open_gguf(path, catalog)
     findings = list(_check_provenance(file, contract))
     contract = contract or embedded_contract(file)
     findings += check_keys(file, contract)
     findings += _check_closure(file, contract)
     findings += _check_extents(file)
-    findings += check_values(file, registry)
-    return findings
+    findings += check_values(file, catalog)
+    return Verification(path, contract, tuple(findings))
 
 
-def open_gguf(path: Path, registry: Catalog) -> GGUFFile:
+def open_gguf(path: Path, catalog: Catalog) -> GGUFFile:
     """The file's header, with the sizes of types that only a plugin knows."""
 
     def size(type_id: int, shape: tuple[int, ...]) -> int | None:
         try:
-            return registry.decoder(type_id).nbytes(shape)
+            return catalog.decoder(type_id).nbytes(shape)
         except ConformError:
             return None
 
@@ -65,7 +80,7 @@ def embedded_contract(file: GGUFFile) -> Contract:
 def _check_provenance(file: GGUFFile, contract: Contract | None) -> Iterator[Finding]:
     stated = file.metadata.get("conform.contract.digest")
     if contract is not None and stated is not None and stated != contract.digest:
-        hint = "the file was exported under another contract; `conform contract diff` tells what differs"
+        hint = "the file was exported under another contract; `conform contract diff` shows what differs"
         yield Finding("error", "conform.contract.digest", contract.digest, str(stated), hint)
 
 
@@ -94,7 +109,7 @@ def _check_tensor(file: GGUFFile, spec: TensorSpec, contract: Contract) -> Itera
 
 
 def _check_extents(file: GGUFFile) -> Iterator[Finding]:
-    """Offsets in order, aligned, without gaps but padding, inside the file; nothing behind the last tensor."""
+    """Offsets ascend, are aligned and leave no gap but padding; all data lies in the file, and nothing follows it."""
     position = file.data_start
     for tensor in file.tensors.values():
         if tensor.problem:

@@ -1,4 +1,4 @@
-"""Writes internal/quant/tables.go: the grids of the IQ types, which are tables and are taken from the `gguf` package.
+"""Writes internal/quant/tables.go: the grids of the IQ types, taken from the `gguf` package.
 
 Run `python parity/goref/gen_tables.py`; a test runs it with --check and fails when the committed file differs.
 """

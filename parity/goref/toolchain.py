@@ -15,7 +15,7 @@ from pathlib import Path
 
 from conform.parity.errors import RuntimeDriverError
 
-__all__ = ["GOREF_SOURCES", "Go", "build_goref", "cache_folder", "find_go", "go_environment"]
+__all__ = ["GOREF_SOURCES", "Go", "build_goref", "cache_folder", "find_go", "go_environment", "source_files"]
 
 GOREF_SOURCES = Path(__file__).parent
 
@@ -35,9 +35,8 @@ class Go:
 def build_goref(tool: str = "bitnet", sources: Path = GOREF_SOURCES, cache: Path | None = None) -> Path:
     """The path of a goref binary; its companions lie beside it.
 
-    All tools are built together into a folder of the cache named by the sources' hash and the Go version, and are built
-    only when they are not there yet. Safe to call from several processes at a time. The cache is `cache_folder()`
-    unless another folder is given.
+    All tools are built together, once, into a folder of the cache that is named by the digest of the sources and of
+    Go's version. Several processes may call this at the same time. Without `cache`, it is `cache_folder()`.
 
     Raises RuntimeDriverError when the tool is unknown, Go is missing or too old, or the build fails.
     """
@@ -69,7 +68,7 @@ def find_go() -> Go:
 
 
 def go_environment() -> dict[str, str]:
-    """The environment of every Go command: offline, this toolchain only, no C, no settings of the user's."""
+    """The environment of every Go command: offline, this toolchain only, no C, none of the user's Go settings."""
     environment = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH", "GOEXPERIMENT")}
     environment |= {
         "CGO_ENABLED": "0",
@@ -85,13 +84,19 @@ def go_environment() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where binaries are kept: below XDG_CACHE_HOME or ~/.cache, or a private temporary folder when neither works."""
+    """Where binaries are kept: below XDG_CACHE_HOME or ~/.cache, else in a private temporary folder."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     home = base if base.is_absolute() else _home() / ".cache"
     for folder in (home / "conform" / "goref", Path(tempfile.gettempdir()) / f"conform-goref-{_user()}"):
         if _private(folder):
             return folder
     return Path(tempfile.mkdtemp(prefix="conform-goref-"))
+
+
+def source_files(sources: Path) -> list[Path]:
+    """What binaries are built from, in a fixed order: neither tests nor planted faults are among them."""
+    files = [sources / "go.mod", *sorted(sources.rglob("*.go"))]
+    return [file for file in files if not file.name.endswith("_test.go")]
 
 
 def _home() -> Path:
@@ -104,7 +109,7 @@ def _user() -> str:
 
 
 def _private(folder: Path) -> bool:
-    """Writable by this user and by nobody else, who could otherwise plant a binary there."""
+    """True for a folder that only this user can write to: nobody else may plant a binary there."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
@@ -140,15 +145,13 @@ def _version(path: Path) -> str:
 
 
 def _digest(sources: Path, version: str) -> str:
-    """A name for what a build of these sources by this Go gives; tests are no part of it."""
+    """A name for what this Go builds from these sources."""
     digest = hashlib.sha256(version.encode())
-    files = [sources / "go.mod", *sorted(sources.rglob("*.go"))]
     try:
-        for file in files:
-            if not file.name.endswith("_test.go"):
-                content = file.read_bytes()
-                digest.update(f"\0{file.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
-                digest.update(content)
+        for file in source_files(sources):
+            content = file.read_bytes()
+            digest.update(f"\0{file.relative_to(sources).as_posix()}\0{len(content)}\0".encode())
+            digest.update(content)
     except OSError as error:
         raise RuntimeDriverError(f"{error.filename}: the sources of goref cannot be read: {error.strerror}") from error
     return digest.hexdigest()[:32]
@@ -187,7 +190,7 @@ def _publish(scratch: Path, folder: Path) -> None:
     try:
         scratch.rename(folder)
     except OSError:
-        # Another process was faster, or an older build lost a file; binaries of equal content replace one another.
+        # Another process was faster, or the folder had lost a file: binaries of the same sources replace one another.
         folder.mkdir(exist_ok=True)
         for binary in scratch.iterdir():
             binary.replace(folder / binary.name)

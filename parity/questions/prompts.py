@@ -1,5 +1,7 @@
 """Prompts: the texts that a runtime is examined on; real prose, and texts that tokenizers are known to get wrong."""
 
+from conform.core.cases.text import hostile_texts
+
 __all__ = ["HOSTILE_TEXTS", "PROMPTS", "PROSE"]
 
 PROMPTS: tuple[str, ...] = (
@@ -25,33 +27,5 @@ was ever right. The paper did not make them right either; it only said how far o
 """
 """Held-out text for teacher forcing and likelihood."""
 
-HOSTILE_TEXTS: tuple[str, ...] = (
-    " ",
-    "  two leading spaces",
-    "trailing space ",
-    "many     spaces      between",
-    "\ttab\tand\nnewline\r\nand return",
-    "\n\n\n",
-    "a",
-    "<s>",
-    "</s> <unk> <s>text",
-    "<0x0A> is written, not meant",
-    "▁already▁escaped ▁ mixed",
-    "naïve café, Straße, ﬁne",
-    "e\u0301 and é, a\u0308\u0323 and ạ̈",
-    "こんにちは世界。漢字とかな",
-    "한국어 텍스트",
-    "Ελληνικά и русский",
-    "مرحبا بالعالم \u200fRTL",
-    "👍🏽 👨\u200d👩\u200d👧 🏴\u200d☠️",
-    "zero\u200bwidth\ufeffmarks\u00a0nbsp",
-    "\u0001\u0007\u001b[31mcontrol\u007f",
-    "replacement \ufffd and last \U0010ffff",
-    "-dash --model=x first",
-    "\"quoted\" 'single' back\\slash %q %s `tick`",
-    "1234567890 3.14159 1e-5 0xdeadbeef",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "    def f(x):\n        return x  # four and eight",
-    "The quick brown fox jumps over the lazy dog. " * 3,
-)
+HOSTILE_TEXTS = tuple(hostile_texts("prompts").values())
 """What a tokenizer must agree on: spaces, control characters, scripts, combining marks, text that looks special."""

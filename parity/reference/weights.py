@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,20 +10,17 @@ from torch import Tensor
 
 from conform.contract.inventory import Role, TensorSpec, inventory
 from conform.contract.spec import Contract
+from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint
+from conform.core.codec import Codec
 from conform.core.errors import GGUFError
 from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, USUAL_LAYOUT, variant_of_layout
 from conform.core.i2_s.ternary import ternarise
-from conform.core.quantizer import Float32, Quantizer
+from conform.core.quantizer import Float32
 from conform.parity.reference.linear import Dense, Linear, Ternary
 
-if TYPE_CHECKING:
-    from conform.plugins.registry import Registry
-
 __all__ = ["CheckpointWeights", "FileWeights", "Weights"]
-
-_USUAL_LAYOUT = "x86"
 
 
 class Weights(Protocol):
@@ -51,7 +48,7 @@ class FileWeights:
     """The weights of a GGUF file, decoded by the plugins' decoders."""
 
     file: GGUFFile
-    registry: "Registry"
+    catalog: Catalog
 
     def embedding(self, ids: Sequence[int]) -> Tensor:
         """See Weights."""
@@ -59,7 +56,8 @@ class FileWeights:
         if info.ggml_type == I2_S:  # its blocks run across rows
             return torch.from_numpy(self.decoded("token_embd.weight"))[list(ids)]
         rows = self.file.packed("token_embd.weight").reshape(info.shape[0], -1)[np.asarray(ids, dtype=np.int64)]
-        return torch.from_numpy(self._decoder(info.ggml_type).dequantize(rows.reshape(-1), (len(ids), info.shape[1])))
+        shape = (len(ids), info.shape[1])
+        return torch.from_numpy(self._decoder(info.ggml_type).unpack(info.name, rows.reshape(-1), shape))
 
     def norm(self, role: Role, layer: int | None = None) -> Tensor | None:
         """See Weights."""
@@ -80,17 +78,18 @@ class FileWeights:
     def decoded(self, name: str) -> Float32:
         """The float32 values of one tensor.
 
-        Raises GGUFError when there is no such tensor, PluginError when nothing decodes its type.
+        Raises GGUFError when there is no such tensor, QuantizeError for bytes that mean nothing, and PluginError when
+        nothing decodes its type, or what does is broken.
         """
         info = self.file.tensors.get(name)
         if info is None:
             raise GGUFError(f"{self.file.path}: tensor {name} is missing")
-        return self._decoder(info.ggml_type).dequantize(self.file.packed(name), info.shape)
+        return self._decoder(info.ggml_type).unpack(name, self.file.packed(name), info.shape)
 
-    def _decoder(self, type_id: int) -> Quantizer:
+    def _decoder(self, type_id: int) -> Codec:
         # i2_s alone is written in several layouts under one type id; a file that does not say which has the usual one.
-        layout = self.file.metadata.get("conform.i2_s.layout", _USUAL_LAYOUT)
-        return self.registry.decoder(type_id, "" if type_id != I2_S or layout == _USUAL_LAYOUT else str(layout))
+        layout = str(self.file.metadata.get(LAYOUT_KEY, USUAL_LAYOUT))
+        return self.catalog.decoder(type_id, variant_of_layout(layout) if type_id == I2_S else "")
 
     def _linear(self, name: str) -> Linear:
         values = self.decoded(name)

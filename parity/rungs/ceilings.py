@@ -3,7 +3,7 @@
 The published mean KL divergences of an 8B model against f16 on wikitext-2 (llama-perplexity: q8_0 0.0014, q6_K 0.006,
 q4_K_M 0.03, iq4_XS 0.04, iq3_M 0.10, iq3_XXS 0.18, iq2_M 0.33) times about three to six, because small models suffer
 more; below two bits nothing published is reliable, and the ceiling only catches what is broken. Relative errors are
-those of Gaussian weights at the type's bits with the same allowance. docs/parity.md repeats this table.
+those of Gaussian weights at the type's bits with the same allowance. docs/reference/parity.md repeats this table.
 """
 
 from dataclasses import dataclass

@@ -13,22 +13,23 @@ import numpy as np
 from conform.core.errors import GGUFError
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S, ValueType
+from conform.core.gguf.types import ValueType
 from conform.core.gguf.write import TensorEntry, align, encode_header
+from conform.core.i2_s.format import I2_S, TAIL
 from conform.core.metadata import KeyValue, f32, u32
 from conform.core.quantizer import Packed
 from conform.parity.verdict import RungName
 
 __all__ = ["FILE_MUTANTS", "FileMutant", "write_mutant"]
 
-_I2_S_TAIL = 32
 _NEW_ROPE_BASE = 500_000.0
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A GGUF file being changed: keys by name, tensors by name with shape, type and bytes."""
+    """The GGUF file at `path` being changed: keys by name, tensors by name with shape, type and bytes."""
 
+    path: Path
     metadata: dict[str, KeyValue]
     tensors: dict[str, tuple[tuple[int, ...], int, Packed]]
 
@@ -36,9 +37,12 @@ class _Draft:
     def architecture(self) -> str:
         return str(self.metadata["general.architecture"].value)
 
-    def number(self, name: str) -> int:
-        value = self.metadata[f"{self.architecture}.{name}"].value
-        assert isinstance(value, int)
+    def count(self, name: str) -> int:
+        """The value of that key of the architecture; GGUFError unless it is a whole number above 0."""
+        key = f"{self.architecture}.{name}"
+        value = self.metadata[key].value if key in self.metadata else None
+        if not isinstance(value, int) or value < 1:
+            raise GGUFError(f"{self.path}: key {key} = {value}, expected a whole number above 0 to plant a fault by")
         return value
 
     def named(self, role: str) -> list[str]:
@@ -64,7 +68,8 @@ class FileMutant:
 def write_mutant(mutant: FileMutant, file: GGUFFile, target: Path) -> bool:
     """Write the file with the fault in it to `target`; False, and nothing written, when the fault does not apply.
 
-    Raises GGUFError when the file cannot be read, ExportError when the mutant cannot be written.
+    Raises GGUFError when the file cannot be read or its counts do not fit its tensors, ExportError when the mutant
+    cannot be written.
     """
     draft = _draft(file)
     if not mutant.plant(draft):
@@ -81,7 +86,7 @@ def _draft(file: GGUFFile) -> _Draft:
     tensors = {name: (info.shape, info.ggml_type, np.array(file.packed(name))) for name, info in file.tensors.items()}
     if "general.architecture" not in metadata or metadata["general.architecture"].kind is not ValueType.STRING:
         raise GGUFError(f"{file.path}: general.architecture is missing")
-    return _Draft(metadata, tensors)
+    return _Draft(file.path, metadata, tensors)
 
 
 def _write(draft: _Draft, target: Path) -> None:
@@ -100,35 +105,44 @@ def _write(draft: _Draft, target: Path) -> None:
 def _rows(draft: _Draft, name: str) -> tuple[Packed, Packed]:
     """The bytes of a matrix as (rows, bytes of a row), and the tail that i2_s has behind them."""
     shape, kind, packed = draft.tensors[name]
-    length = packed.size - (_I2_S_TAIL if kind == I2_S else 0)
+    length = packed.size - (TAIL if kind == I2_S else 0)
     return packed[:length].reshape(shape[0], -1), packed[length:]
+
+
+def _heads(draft: _Draft, name: str, key: str) -> tuple[Packed, Packed]:
+    """The bytes of a matrix as (heads, pairs of rows, 2, bytes of a row), and the tail that i2_s has behind them."""
+    rows, tail = _rows(draft, name)
+    heads = draft.count(key)
+    if rows.shape[0] % (2 * heads):
+        raise GGUFError(f"{draft.path}: {name}: {rows.shape[0]} rows are not {heads} heads of whole pairs of rows")
+    return rows.reshape(heads, -1, 2, rows.shape[1]), tail
 
 
 def _unpermute_qk(draft: _Draft) -> bool:
     if draft.architecture != "llama":
         return False
-    for role, key in (("attn_q", "attention.head_count"), ("attn_k", "attention.head_count_kv")):
-        for name in draft.named(role):
-            rows, tail = _rows(draft, name)
-            halves = rows.reshape(draft.number(key), -1, 2, rows.shape[1]).swapaxes(1, 2)
-            draft.replace(name, np.concatenate([halves.reshape(-1), tail]))
-    return True
+    keys = dict.fromkeys(draft.named("attn_q"), "attention.head_count")
+    keys |= dict.fromkeys(draft.named("attn_k"), "attention.head_count_kv")
+    for name, key in keys.items():
+        heads, tail = _heads(draft, name, key)
+        draft.replace(name, np.concatenate([heads.swapaxes(1, 2).reshape(-1), tail]))
+    return bool(keys)
 
 
 def _swap_gate_and_up(draft: _Draft) -> bool:
-    for gate in draft.named("ffn_gate"):
-        up = gate.replace("ffn_gate", "ffn_up")
+    pairs = {gate: gate.replace("ffn_gate", "ffn_up") for gate in draft.named("ffn_gate")}
+    pairs = {gate: up for gate, up in pairs.items() if up in draft.tensors}
+    for gate, up in pairs.items():
         draft.tensors[gate], draft.tensors[up] = draft.tensors[up], draft.tensors[gate]
-    return True
+    return bool(pairs)
 
 
 def _roll_kv_heads(draft: _Draft) -> bool:
-    heads = draft.number("attention.head_count_kv")
-    for name in draft.named("attn_v"):
-        rows, tail = _rows(draft, name)
-        rolled = np.roll(rows.reshape(heads, -1, rows.shape[1]), 1, axis=0)
-        draft.replace(name, np.concatenate([rolled.reshape(-1), tail]))
-    return heads > 1
+    names = draft.named("attn_v")
+    for name in names:
+        heads, tail = _heads(draft, name, "attention.head_count_kv")
+        draft.replace(name, np.concatenate([np.roll(heads, 1, axis=0).reshape(-1), tail]))
+    return bool(names) and draft.count("attention.head_count_kv") > 1
 
 
 def _change_rope_base(draft: _Draft) -> bool:
@@ -137,16 +151,17 @@ def _change_rope_base(draft: _Draft) -> bool:
 
 
 def _drop_last_layer(draft: _Draft) -> bool:
-    last = draft.number("block_count") - 1
+    last = draft.count("block_count") - 1
     draft.tensors = {name: t for name, t in draft.tensors.items() if not name.startswith(f"blk.{last}.")}
     draft.metadata[f"{draft.architecture}.block_count"] = u32(last)
     return last > 0
 
 
 def _zero_a_tensor(draft: _Draft) -> bool:
-    name = draft.named("attn_output")[-1]
-    draft.replace(name, np.zeros_like(draft.tensors[name][2]))
-    return True
+    names = draft.named("attn_output")
+    for name in names[-1:]:
+        draft.replace(name, np.zeros_like(draft.tensors[name][2]))
+    return bool(names)
 
 
 def _reverse_lanes(draft: _Draft) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conform.core.gguf.read import GGUFFile
-from conform.core.gguf.types import I2_S
+from conform.core.gguf.types import ggml_type
 from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate
@@ -15,9 +15,9 @@ from conform.parity.judgement import judge
 from conform.parity.progress import silent
 from conform.parity.questions.prompts import HOSTILE_TEXTS
 from conform.parity.questions.sequences import Scope
-from conform.parity.selftest.faulty_runtimes import FAULTY_RUNTIMES, build_faulty
+from conform.parity.selftest.faulty_runtimes import build_faulty, faulty_runtimes
 from conform.parity.selftest.mutants import FILE_MUTANTS, write_mutant
-from conform.parity.verdict import RungName, Verdict
+from conform.parity.verdict import RungName, RungResult
 
 __all__ = ["PlantedFault", "plant_faults"]
 
@@ -58,20 +58,22 @@ def plant_faults(
             if write_mutant(mutant, candidate.file, target):
                 broken = open_runtime(None, open_gguf(target, candidate.registry))
                 yield _planted(mutant.name, "file", mutant.what, mutant.breaks, broken)
-    ternary = any(info.ggml_type == I2_S for info in candidate.file.tensors.values())
-    for fault in FAULTY_RUNTIMES if runtimes else ():
-        if not fault.only or ternary:
+    kinds = {ggml_type(info.ggml_type) for info in candidate.file.tensors.values()}
+    names = {kind.name for kind in kinds if kind is not None}
+    for fault in faulty_runtimes() if runtimes else ():
+        if not fault.only or fault.only in names:
             broken = open_runtime(build_faulty(fault), candidate.file)
             yield _planted(fault.name, "runtime", fault.what, fault.breaks, broken)
 
 
 def _planted(name: str, place: str, what: str, rung: RungName, candidate: Candidate) -> PlantedFault:
     verdict = judge(candidate, _SCOPE, Limits(), silent, keep_going=True)
-    failed = next(result for result in verdict.rungs if result.rung == rung)
-    return PlantedFault(name, place, what, rung, not failed.passed and not verdict.passed, _margin(verdict, rung))
-
-
-def _margin(verdict: Verdict, rung: RungName) -> float:
     result = next(result for result in verdict.rungs if result.rung == rung)
+    # A rung that was not run saw nothing, and so caught nothing.
+    return PlantedFault(name, place, what, rung, result.status == "fail", _margin(result))
+
+
+def _margin(result: RungResult) -> float:
+    """By how many times the worst measurement is out of its tolerance; infinite where exactness was asked for."""
     wrong = [m for m in result.measurements if not m.passed]
     return max((m.measured / m.tolerance if m.tolerance else float("inf") for m in wrong), default=float("inf"))

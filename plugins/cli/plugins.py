@@ -1,13 +1,13 @@
 """`conform plugins`: list what is installed, certify a quantizer, check a receipt, start a new plugin."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from conform.contract.finding import failed
 from conform.core.cli.console import console, print_findings, print_table
-from conform.core.cli.options import json_option
+from conform.core.cli.options import PATH, json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import PluginError
 from conform.core.files.json import read_json_object
@@ -50,7 +50,7 @@ def certify(name: str, json_path: str | None) -> int:
     from conform.plugins.testing import make_receipt
 
     registry = load_registry()
-    quantizer, plugin = registry.quantizer(name), registry.plugin(name)
+    quantizer, plugin = registry.codec(name).quantizer, registry.plugin(name)
     certificate = run_battery(quantizer)
     receipt = make_receipt(certificate, quantizer, plugin)
     if not write_json(receipt, json_path):
@@ -63,7 +63,7 @@ def certify(name: str, json_path: str | None) -> int:
 
 @plugins.command()
 @click.argument("name")
-@click.option("--in", "parent", type=click.Path(path_type=Path), default=Path(), help="The folder to write it into.")
+@click.option("--in", "parent", type=PATH, default=Path(), help="The folder to write it into.")
 def new(name: str, parent: Path) -> int:
     """Write a complete, installable plugin project into the folder NAME.
 
@@ -83,18 +83,18 @@ def new(name: str, parent: Path) -> int:
 
 
 @plugins.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @json_option
 def receipt(file: Path, json_path: str | None) -> int:
-    """Tell whether a receipt still describes what is installed.
+    """Check whether a receipt still describes what is installed.
 
-    Exit status 1 when the plugin's version or one of its files is another, or when it was not certified.
+    Exit status 1 when the plugin's version or one of its files has changed, or when it was not certified.
     """
     from conform.plugins.host import load_registry
     from conform.plugins.testing import receipt_findings
 
     content = _read_receipt(file)
-    plugin = load_registry().plugin(content["quantizer"])
+    plugin = load_registry().plugin(str(content["quantizer"]))
     findings = receipt_findings(content, plugin)
     if not write_json({"findings": [finding.to_json() for finding in findings]}, json_path):
         print_findings(findings)
@@ -103,8 +103,8 @@ def receipt(file: Path, json_path: str | None) -> int:
     return 1 if failed(findings) else 0
 
 
-def _read_receipt(file: Path) -> dict[str, Any]:
-    content = dict(read_json_object(file, "a receipt", largest=_LARGEST_RECEIPT))
+def _read_receipt(file: Path) -> Mapping[str, object]:
+    content = read_json_object(file, "a receipt", largest=_LARGEST_RECEIPT)
     if not isinstance(content.get("quantizer"), str):
         raise PluginError(f"{file}: not a receipt; expected what `conform plugins certify NAME --json FILE` wrote")
     return content

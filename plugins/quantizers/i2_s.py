@@ -1,37 +1,24 @@
 """i2_s: ternary values at two bits each and one scale a tensor (BitNet), in the three byte layouts found in the wild.
 
-    n/4 bytes of codes | 4 bytes float32 scale | 28 zero bytes        value = scale · (code - 1), code 3 never occurs
-
-A byte holds four codes, the first in its highest bits; the layouts differ in which four values those are:
-
-    i2_s       p, p+32, p+64, p+96 of each 128 values     x86, and every converter written in Python: the usual one
-    i2_s_arm   p, p+16, p+32, p+48 of each 64 values      the C quantizer compiled for ARM NEON since November 2025
-    i2_s_rows  rows 4r … 4r+3 of one column               x86 compiled without activation parallelism
-
-Nothing in a file tells which one it is.
+`conform.core.i2_s.format` draws them.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
 from conform.core.errors import QuantizeError
-from conform.core.i2_s.ternary import absmean_scale, exact_scale
+from conform.core.i2_s.format import BLOCK_SIZE, CODES_PER_BYTE, I2_S, ROWS_TOGETHER, TAIL, TernaryScale
+from conform.core.i2_s.ternary import absmean_scale, exact_scale, optimal_scale
 from conform.core.quantizer import Float32, Layout, Packed, Quantizer
 from conform.plugins.hookspecs import hookimpl
 from conform.plugins.quantizers.blocks import checked_packed, checked_rows, frozen, packed_size, run_rows
 
-__all__ = ["I2S", "I2SArm", "I2SRows", "TernaryScale", "conform_quantizers", "optimal_scale"]
-
-TernaryScale: TypeAlias = Literal["absmean", "optimal"]
-"""How a matrix that is not ternary yet gets its scale: BitNet's rule, or the least squared error."""
-
-_GGML_TYPE = 36
-_TAIL = 32
+__all__ = ["I2S", "I2SArm", "I2SRows", "conform_quantizers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +26,7 @@ class I2S:
     """The usual layout. A matrix that is exactly ternary is packed without loss, whatever `ternary_scale` says."""
 
     name: ClassVar[str] = "i2_s"
-    layout: ClassVar[Layout] = Layout(_GGML_TYPE, 128)
+    layout: ClassVar[Layout] = Layout(I2_S, BLOCK_SIZE["x86"])
     needs_importance: ClassVar[bool] = False
 
     ternary_scale: TernaryScale = "absmean"
@@ -57,31 +44,33 @@ class I2S:
         rows = math.prod(shape[:-1])
         if rows % self._rows_together():
             raise QuantizeError(f"{rows} rows are not a multiple of {self._rows_together()}, which {self.name} needs")
-        return packed_size(self.name, shape, self.layout.block_size, self.layout.block_size) // 4 + _TAIL
+        return packed_size(self.name, shape, self.layout.block_size, self.layout.block_size) // CODES_PER_BYTE + TAIL
 
     def quantize(self, values: Float32, importance: Float32 | None = None) -> Packed:
         size = self.nbytes(values.shape)
         rows = checked_rows(self.name, values, self.layout.block_size)
         scale = _scale(rows, self.ternary_scale)
         packed = np.zeros(size, np.uint8)
-        packed[:-_TAIL] = _pack(rows, self._lanes(rows.shape[1]), scale)
-        packed[-_TAIL : 4 - _TAIL] = np.full(1, scale, "<f4").view(np.uint8)
+        packed[:-TAIL] = _pack(rows, self._stride(rows.shape[1]), scale)
+        packed[-TAIL : 4 - TAIL] = np.full(1, scale, "<f4").view(np.uint8)
         return packed
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
         checked = checked_packed(self.name, packed, self.nbytes(shape))
-        codes, scale = checked[:-_TAIL], checked[-_TAIL : 4 - _TAIL].view("<f4").astype(np.float32)
-        if (codes & codes >> 1 & 0x55).any():
-            where = int(np.argmax(codes & codes >> 1 & 0x55 != 0))
+        codes, scale = checked[:-TAIL], checked[-TAIL : 4 - TAIL].view("<f4").astype(np.float32)
+        # Code 3 has both of its bits set: after the shift they meet in the lower one, which 0x55 selects of each code.
+        threes = codes & codes >> 1 & 0x55
+        if threes.any():
+            where = int(np.argmax(threes != 0))
             raise QuantizeError(f"byte {where} is 0x{codes[where]:02x}: code 3 has no meaning in {self.name}")
-        return _unpack(codes.reshape(-1, self._lanes(shape[-1])), scale[0]).reshape(shape)
+        return _unpack(codes.reshape(-1, self._stride(shape[-1])), scale[0]).reshape(shape)
 
-    def _lanes(self, cols: int) -> int:
-        """How many bytes stand side by side before the second code of the first byte's value is reached."""
-        return self.layout.block_size // 4
+    def _stride(self, cols: int) -> int:
+        """How far apart the values of one byte are, and so how many bytes hold four times as many values."""
+        return self.layout.block_size // CODES_PER_BYTE
 
     def _rows_together(self) -> int:
-        return 1
+        return ROWS_TOGETHER["x86"]
 
 
 class I2SArm(I2S):
@@ -89,7 +78,7 @@ class I2SArm(I2S):
 
     __slots__ = ()
     name: ClassVar[str] = "i2_s_arm"
-    layout: ClassVar[Layout] = Layout(_GGML_TYPE, 64, "arm")
+    layout: ClassVar[Layout] = Layout(I2_S, BLOCK_SIZE["arm"], "arm")
 
 
 class I2SRows(I2S):
@@ -97,13 +86,13 @@ class I2SRows(I2S):
 
     __slots__ = ()
     name: ClassVar[str] = "i2_s_rows"
-    layout: ClassVar[Layout] = Layout(_GGML_TYPE, 1, "rows")
+    layout: ClassVar[Layout] = Layout(I2_S, BLOCK_SIZE["rows"], "rows")
 
-    def _lanes(self, cols: int) -> int:
+    def _stride(self, cols: int) -> int:
         return cols
 
     def _rows_together(self) -> int:
-        return 4
+        return ROWS_TOGETHER["rows"]
 
 
 @hookimpl
@@ -111,22 +100,9 @@ def conform_quantizers() -> Iterable[Quantizer]:
     return (I2S(), I2SArm(), I2SRows())
 
 
-def optimal_scale(values: Float32) -> np.float32:
-    """The scale s that minimises Σ(w - s·t)² over ternary t, exactly.
-
-    With the k largest magnitudes kept, their mean is the best scale and the error falls by (their sum)²/k; so the best
-    k is found by sorting, in O(n log n).
-    """
-    magnitudes = np.sort(np.abs(values), axis=None)[::-1]
-    sums = np.cumsum(magnitudes, dtype=np.float64)
-    counts = np.arange(1, sums.size + 1, dtype=np.float64)
-    best = int(np.argmax(sums * sums / counts))
-    return np.float32(sums[best] / counts[best])
-
-
 def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
     head = rows[:1]
-    # A first row that is not ternary settles it without a look at the others.
+    # If the first row is not ternary, the matrix is not, and the other rows need not be read.
     exact = None if head.any() and exact_scale(head) is None else exact_scale(rows)
     if exact is not None:
         return exact
@@ -136,16 +112,17 @@ def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
     return scale
 
 
-def _pack(rows: Float32, lanes: int, scale: np.float32) -> Packed:
+def _pack(rows: Float32, stride: int, scale: np.float32) -> Packed:
     from conform.plugins.quantizers.kernels.conversion import encode_i2_s
 
-    # rint(w / scale) is +1 exactly where w > scale / 2: a half is even, and the quotient next to it rounds away.
+    # rint(w / scale) is +1 exactly where w > scale / 2: a quotient of one half rounds to 0, which is even, and the
+    # quotient of the next larger w is above one half.
     threshold = scale / np.float32(2)
 
     def kernel(some: Float32, _weights: Float32, out: Packed) -> None:
-        encode_i2_s(some.reshape(-1, 4, lanes), threshold, out)
+        encode_i2_s(some.reshape(-1, 4, stride), threshold, out)
 
-    return run_rows(kernel, frozen(rows.reshape(-1, 4 * lanes)), rows[:0], lanes)
+    return run_rows(kernel, frozen(rows.reshape(-1, 4 * stride)), rows[:0], stride)
 
 
 def _unpack(codes: Packed, scale: np.float32) -> Float32:

@@ -1,4 +1,4 @@
-"""Accuracy: the error against the bits spent, its place, its repetition, and what importance and effort do to it."""
+"""Accuracy: the error for the bits spent, where it lies, whether it repeats, and what importance and effort change."""
 
 from functools import partial
 from typing import get_args
@@ -12,14 +12,14 @@ from conform.plugins.testing.subject import Subject, relative_error
 
 __all__ = ["CHECKS", "error_ceiling", "error_floor"]
 
-# Above so many bits the float32 values themselves are no longer continuous, and the bound says nothing.
+# Above so many bits the float32 values themselves are no longer continuous, and the bound does not apply.
 _FLOOR_UP_TO = 12.0
 # One part in two hundred: the spread of the measured error of the battery's tensors, and a search's luck.
 _SPREAD = 1.005
 
 
 def error_ceiling(bits: float) -> float:
-    """The largest relative error (RMSE over RMS, gaussian values) that the bits a value excuse.
+    """The largest relative error (RMSE over RMS, gaussian values) that so many bits a value allow.
 
     No code of b bits can do better than 2^-b; four times that is within reach of the simplest uniform quantizer, and of
     the bits beyond four every second one may go to an exponent. Never worse than writing zeros.
@@ -28,7 +28,7 @@ def error_ceiling(bits: float) -> float:
 
 
 def error_floor(bits: float) -> float:
-    """Shannon's bound for gaussian values, less three per cent for the spread of a sample; 0 where it says nothing."""
+    """Shannon's bound for gaussian values, less 3% for the spread of a sample; 0 where it does not apply."""
     return 0.97 * 2**-bits if bits <= _FLOOR_UP_TO else 0.0
 
 
@@ -52,7 +52,7 @@ def _measured(subject: Subject, values: Float32, ceiling: float, what: str) -> f
 def _information(subject: Subject) -> str:
     floor = error_floor(subject.bits)
     if not floor:
-        raise NotApplicable(f"the bound says nothing at {subject.bits:.4g} bits a value")
+        raise NotApplicable(f"the bound does not apply at {subject.bits:.4g} bits a value")
     error = relative_error(subject.round_trip(subject.gaussian()), subject.gaussian())
     found = f"relative error {error:.3g}, no code of {subject.bits:.4g} bits can go below {floor:.3g}"
     require(error >= floor, f"{found}: the values come from somewhere else")

@@ -39,7 +39,7 @@ class Certificate:
         return tuple(result for result in self.results if result.outcome == "fail")
 
     def __bool__(self) -> bool:
-        # Nothing checked is no certificate.
+        # Without a single check there is nothing to certify.
         return bool(self.results) and not self.failures
 
     def __str__(self) -> str:

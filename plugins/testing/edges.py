@@ -14,7 +14,7 @@ from conform.plugins.testing.subject import Subject, relative_error
 
 __all__ = ["CHECKS"]
 
-# Half-precision scales below this lose their precision, so that a few times it may come back for less.
+# Half-precision scales below this lose their precision, so that smaller values may come back a few times as large.
 _SMALLEST_NORMAL_HALF = 2.0**-14
 _LARGEST_HALF = 65504.0
 _EXAMPLES = 40
@@ -93,7 +93,9 @@ def _any_values(subject: Subject) -> str:
         derandomize=True,
         database=None,
         deadline=None,
-        phases=(Phase.generate,),  # the first offender will do; shrinking it would take many times the whole battery
+        phases=(
+            Phase.generate,
+        ),  # the first failure is enough; shrinking it would take many times as long as the whole battery
         suppress_health_check=list(HealthCheck),
     )
     @given(shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=fractions)), exponents)

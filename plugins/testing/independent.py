@@ -15,7 +15,7 @@ _RANDOM_ROWS = 32
 
 
 def independent_decoder(ggml_type: int, variant: str = "") -> Callable[[Packed, tuple[int, ...]], Float32] | None:
-    """The decoder of the `gguf` package, for i2_s a plain loop over the format's description; None where there is none.
+    """The decoder of the `gguf` package, for i2_s a plain loop over its description; None where neither exists.
 
     Only the usual variant of a type has one.
     """
@@ -72,7 +72,7 @@ def _independent(subject: Subject) -> str:
 
 
 def _agree(what: str, ours: Float32, theirs: Float32) -> None:
-    # Random bytes hold NaN scales; which NaN comes of one is nobody's promise.
+    # Random bytes hold NaN scales; which NaN they decode to is not promised.
     same = (ours.view(np.uint32) == theirs.view(np.uint32)) | (np.isnan(ours) & np.isnan(theirs))
     if not same.all():
         row, col = np.argwhere(~same)[0]

@@ -1,4 +1,4 @@
-"""Purity: nothing but the arguments decides the result, and nothing but the result comes of a call."""
+"""Purity: a result depends on the arguments alone, and a call has no other effect."""
 
 import os
 import random
@@ -24,7 +24,7 @@ _IO_EVENTS = ("open", "os.", "shutil.", "socket.", "subprocess.", "urllib.")
 
 
 def _input(subject: Subject) -> str:
-    # In the smallest tensor a view is contiguous that elsewhere is not, and what should be a copy may be none.
+    # Some views are contiguous in the smallest tensor only, where what should be a copy may not be one.
     for shape in (subject.shape, (subject.rows_together, subject.block)):
         _untouched(subject, subject.gaussian(shape=shape), np.ones(shape[1], np.float32))
     return "values, importance and packed bytes untouched, read-only arrays accepted"
@@ -63,7 +63,7 @@ def _state(subject: Subject) -> str:
 def _surroundings_kept(subject: Subject) -> str:
     values, python_state, numpy_state = subject.gaussian(19), random.getstate(), np.random.get_state()
     try:
-        # A quantizer that seeds a generator each time would otherwise find it as it left it.
+        # Otherwise a quantizer that seeds a generator at each call would leave it as it found it.
         random.random()
         np.random.random()
         before = _surroundings()
@@ -114,7 +114,7 @@ def _watched() -> Iterator[list[str]]:
 
 def _no_io(subject: Subject) -> str:
     values = subject.gaussian(4)
-    subject.round_trip(values)  # what is imported or compiled at the first call is no I/O of the quantizer
+    subject.round_trip(values)  # imports and compilation at the first call do not count as I/O of the quantizer
     with _watched() as seen:
         subject.round_trip(values)
     require(not seen, f"quantize() or dequantize() caused {', '.join(sorted(set(seen)))}")
@@ -152,7 +152,7 @@ def _chunking(subject: Subject) -> str:
     if subject.tail_bytes:
         raise NotApplicable(f"a tensor has {subject.tail_bytes} bytes of its own, so its rows are not independent")
     values = subject.gaussian(6)
-    # Rows of different magnitude: one that looks at its neighbours shows.
+    # Rows of different magnitude, so that a row that depends on its neighbours is noticed.
     values *= np.geomspace(0.01, 100, len(values), dtype=np.float32)[:, None]
     whole = subject.encode(values)
     step = subject.rows_together

@@ -66,7 +66,7 @@ def source_hashes(module: str) -> dict[str, str]:
 
 
 def receipt_findings(receipt: Mapping[str, Any], plugin: Plugin) -> list[Finding]:
-    """Why a receipt says nothing about what is installed now; empty when it still holds."""
+    """Why a receipt does not describe what is installed now; empty when it still does."""
     where = f"receipt of {receipt.get('quantizer')}"
     findings = []
     content = {key: value for key, value in receipt.items() if key != "digest"}

@@ -42,9 +42,9 @@ def test_two_writers_may_agree():
         ({"one": {"k": KeyValue(ValueType.UINT32, (1,), ValueType.UINT32)}}, "one: k has no usable value"),
         ({"one": {"k": KeyValue(ValueType.ARRAY, (), ValueType.ARRAY)}}, "one: k has no usable value"),
         ({"one": {"k": KeyValue(ValueType.UINT32, (1,))}}, "one: k has no usable value"),
-        ({"one": {"": u32(1)}}, "'' is no key"),
-        ({"one": {"a\n": u32(1)}}, "is no key"),
-        ({"one": {5: u32(1)}}, "5 is no key"),
+        ({"one": {"": u32(1)}}, "'' is not a metadata key"),
+        ({"one": {"a\n": u32(1)}}, "is not a metadata key"),
+        ({"one": {5: u32(1)}}, "5 is not a metadata key"),
         ({"one": 7}, "one failed: TypeError"),
     ],
 )

@@ -24,11 +24,12 @@ from conform.core.runtime import Limits
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
+from conform.parity.goref.patch import Edit, patched_sources
 from conform.parity.goref.toolchain import build_goref
+from conform.parity.launcher import Launcher
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
-from conform.parity.selftest.faulty_runtimes import edited_sources
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
@@ -177,8 +178,9 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
             assert opened.sidecar is not None
             source = Source(opened, opened.sidecar.contract)
             tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
-        runtime = BitnetGoDriver().open(program, file, LIMITS)
-        return judge(Candidate(file, runtime, registry, source, tokenizer), scope, LIMITS, keep_going=True)
+        launcher = Launcher(BitnetGoDriver(), "gguf-conform", program, LIMITS)
+        candidate = Candidate(file, launcher.open(file), registry, source, tokenizer, launcher)
+        return judge(candidate, scope, LIMITS, keep_going=True)
 
     return run
 
@@ -195,7 +197,7 @@ def mutated_goref() -> Callable[..., Path]:
         edits: Sequence[tuple[str, str, str]],
         tools: Sequence[str] = ("bitnet", "tokenize", "ggufhash"),
     ) -> Path:
-        sources = edited_sources(edits, tmp / "goref")
+        sources = patched_sources([Edit(*edit) for edit in edits], tmp / "goref")
         for folder in (sources / "cmd").iterdir():
             if folder.name not in tools:
                 shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""docs/plugins.md says what the code says."""
+"""docs/reference/plugins.md says what the code says."""
 
 import inspect
 import re
@@ -11,7 +11,7 @@ from conform.plugins import Runtime, hookspecs
 from conform.plugins.host import load_registry
 from conform.plugins.testing import CHECKS, certify
 
-TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "reference" / "plugins.md").read_text()
 HOOKS = {name: spec for name, spec in vars(hookspecs).items() if name.startswith("conform_")}
 
 
@@ -66,7 +66,7 @@ def test_the_example_of_a_hook_loads(site_packages, name):
 
 def test_the_smallest_quantizer_is_certified(site_packages):
     site_packages.install("documented", modules()["quantizers"])
-    certificate = certify(load_registry().quantizer("half"))
+    certificate = certify(load_registry().quantizers["half"])
     assert certificate, certificate
 
 

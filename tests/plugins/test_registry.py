@@ -8,7 +8,7 @@ from conform.plugins.registry import Failure, Registry
 def test_unknown_quantizer_lists_what_exists_and_what_failed():
     registry = Registry(load_registry().quantizers, failures=(Failure("iq:main", "iq 1.0", "ImportError: libiq"),))
     with pytest.raises(PluginError) as caught:
-        registry.quantizer("q8_O")
+        registry.codec("q8_O")
     for part in (
         "q8_O: no such quantizer",
         "did you mean q8_0?",
@@ -20,7 +20,7 @@ def test_unknown_quantizer_lists_what_exists_and_what_failed():
 
 def test_an_empty_registry_says_so():
     with pytest.raises(PluginError, match="there are none"):
-        Registry({}).quantizer("f16")
+        Registry({}).codec("f16")
 
 
 def test_globs_select_in_order_of_registration():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["imatrix"]
 
-# What an interruption may cost at most.
+# An interruption costs no more than this, and one batch.
 _SECONDS_BETWEEN_SAVES = 10
 
 
@@ -72,9 +72,9 @@ def measure(
     seed: int,
     device: str,
 ) -> int:
-    """Accumulate the squared inputs of CHECKPOINT's linear layers over calibration text, and write FILE.
+    """Measure the mean squared inputs of CHECKPOINT's linear layers over calibration text, and write FILE.
 
-    An interrupted measurement goes on where it stopped when the same command is given again.
+    When interrupted, give the same command again: the measurement continues where it stopped.
     """
     from conform.core.checkpoint.checkpoint import contract_of, open_checkpoint
     from conform.trainer.data.loader import TokenLoader
@@ -105,9 +105,9 @@ def measure(
         partial = output.with_name(f".{output.name}.sums")
         sums = importance.read_partial(partial, spec.model, provenance)
         if sums.chunks:
-            click.echo(f"{output}: going on after {sums.chunks} of {chunks} sequences", err=True)
+            click.echo(f"{output}: continuing after {sums.chunks} of {chunks} sequences", err=True)
         grown = importance.accumulate(model, _batches(loader, sums.chunks, chunks), sums)
-        _run(grown, sums, chunks, lambda: importance.write_partial(partial, sums, provenance))
+        _accumulate(grown, sums, chunks, lambda: importance.write_partial(partial, sums, provenance))
     write_imatrix(output, sums.matrix(data.resolve().name, sequence, provenance))
     partial.unlink(missing_ok=True)
     click.echo(f"{output}: {len(sums.sums)} tensors over {sums.tokens:,} tokens in {sums.chunks} sequences")
@@ -158,7 +158,10 @@ def _device(name: str) -> "torch.device":
 
 def _check_vocabulary(loader: "TokenLoader", vocab: int, data: Path) -> None:
     if loader.manifest.vocab > vocab:
-        raise DataError(f"{data}: holds ids below {loader.manifest.vocab}, the contract has {vocab}; another tokenizer")
+        raise DataError(
+            f"{data}: made with a tokenizer of {loader.manifest.vocab} pieces, but the contract has {vocab}; build the "
+            "data with the contract's tokenizer"
+        )
 
 
 def _batches(loader: "TokenLoader", done: int, chunks: int) -> Iterator[NDArray[np.int64]]:
@@ -167,8 +170,8 @@ def _batches(loader: "TokenLoader", done: int, chunks: int) -> Iterator[NDArray[
         yield np.ascontiguousarray(loader.batch(start // loader.global_batch)[: end - start, :-1])
 
 
-def _run(grown: "Iterator[SquareSums]", sums: "SquareSums", chunks: int, save: "Callable[[], None]") -> None:
-    # Saved between batches only: an interruption may come in the middle of an addition.
+def _accumulate(grown: "Iterator[SquareSums]", sums: "SquareSums", chunks: int, save: "Callable[[], None]") -> None:
+    # Saved between batches only: in the middle of an addition the sums are wrong.
     with progress_bar() as bar:
         task = bar.add_task("measuring", total=chunks, completed=sums.chunks)
         saved = time.monotonic()

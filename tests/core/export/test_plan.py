@@ -6,6 +6,7 @@ import pytest
 from conform.contract.inventory import inventory
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.codec import Codec
 from conform.core.errors import PlanError, PluginError, QuantizeError
 from conform.core.export.plan import check_export, plan_export
 from conform.core.export.policy import TypeOverride
@@ -42,14 +43,11 @@ class WithOne:
         self._registry, self._extra = registry, extra
         self.metadata_writers = registry.metadata_writers
 
-    def quantizer(self, name):
-        return self._extra if name == self._extra.name else self._registry.quantizer(name)
+    def codec(self, name):
+        return Codec(self._extra, "acme 1.0") if name == self._extra.name else self._registry.codec(name)
 
     def decoder(self, ggml_type, variant=""):
         return self._registry.decoder(ggml_type, variant)
-
-    def owner(self, name):
-        return "acme 1.0" if name == self._extra.name else self._registry.owner(name)
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_a_plan_reads_no_weight(plan, checkpoint, micro):
 
 def test_transforms_follow_architecture_and_kind(plan, checkpoint, micro, tmp_path, tokenizer_bytes):
     def transforms(contract):
-        return {tensor.spec.role: tensor.transform for tensor in plan(checkpoint, contract).tensors}
+        return {tensor.spec.role: str(tensor.transform) for tensor in plan(checkpoint, contract).tensors}
 
     model = micro.model
     assert transforms(micro)["attn_q"] == "permute"
@@ -109,7 +107,7 @@ def test_a_row_that_is_no_whole_block_is_named_with_a_way_out(plan, checkpoint, 
 
 def test_a_norm_can_only_be_what_takes_vectors(plan, checkpoint, micro):
     overrides = [TypeOverride("*_norm", "f16")]
-    assert plan(checkpoint, micro, overrides=overrides).tensors[-1].quantizer.name == "f16"
+    assert plan(checkpoint, micro, overrides=overrides).tensors[-1].codec.name == "f16"
 
 
 def test_an_unknown_quantizer_lists_what_exists(plan, checkpoint, micro):
@@ -136,7 +134,7 @@ def test_a_third_partys_promise_is_checked(plan, registry, checkpoint, micro, ex
 def test_a_third_partys_type_is_planned_by_its_own_size(plan, registry, checkpoint, micro):
     made = plan(checkpoint, micro, "odd", WithOne(registry, OddSize(100)))
     assert made.tensors[2].nbytes == 100
-    assert made.tensors[2].owner == "acme 1.0"
+    assert made.tensors[2].codec.owner == "acme 1.0"
     assert "general.file_type" not in made.metadata("0" * 64)
 
 

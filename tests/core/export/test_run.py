@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.vocabulary import read_vocabulary
+from conform.core.codec import Codec
 from conform.core.errors import CheckpointError, ExportError, PluginError
 from conform.core.export import run as export_module
 from conform.core.export.plan import plan_export
@@ -22,7 +23,7 @@ from conform.core.export.transform import permute_qk
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import read_gguf
 from conform.core.i2_s.ternary import effective
-from conform.core.verify.verify import verify
+from conform.core.verify import verify_file
 
 
 @pytest.fixture
@@ -44,10 +45,10 @@ def break_quantizer(plan, **methods):
     """The plan with a q8_0 of which methods are replaced."""
 
     def swap(tensor):
-        if tensor.quantizer.name != "q8_0":
+        if tensor.codec.name != "q8_0":
             return tensor
-        kind = type("Broken", (type(tensor.quantizer),), {n: staticmethod(m) for n, m in methods.items()})
-        return dataclasses.replace(tensor, quantizer=kind())
+        kind = type("Broken", (type(tensor.codec.quantizer),), {n: staticmethod(m) for n, m in methods.items()})
+        return dataclasses.replace(tensor, codec=Codec(kind(), tensor.codec.owner))
 
     return dataclasses.replace(plan, tensors=tuple(swap(tensor) for tensor in plan.tensors))
 
@@ -55,8 +56,8 @@ def break_quantizer(plan, **methods):
 @pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0", "i2_s", "tq2_0"])
 def test_every_export_conforms(export, checkpoint, micro, registry, quant):
     report = export(checkpoint, micro, quant)
-    assert verify(report.path, None, registry) == []
-    assert verify(report.path, micro, registry) == []
+    assert verify_file(report.path, registry).findings == ()
+    assert verify_file(report.path, registry, micro).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_every_kind_of_model_conforms(export, make_checkpoint, micro, registry, 
     contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, **changes))
     folder = make_checkpoint(tmp_path / "variant", contract)
     report = export(folder, contract, "i2_s")
-    assert verify(report.path, None, registry) == []
+    assert verify_file(report.path, registry).findings == ()
     names = set(read_gguf(report.path).tensors)
     assert ("output.weight" in names) is not contract.model.tied_embeddings
     assert ("blk.0.ffn_sub_norm.weight" in names) is contract.model.sub_norms
@@ -109,7 +110,7 @@ def test_a_ternary_contract_is_packed_without_loss(export, ternary_checkpoint, m
     assert len(linear) == 14
     assert all(tensor.cost.relative_error == 0 for tensor in linear)
     file = read_gguf(report.path)
-    decoded = registry.quantizer("i2_s").dequantize(file.packed("blk.0.ffn_up.weight"), (512, 256))
+    decoded = registry.quantizers["i2_s"].dequantize(file.packed("blk.0.ffn_up.weight"), (512, 256))
     latent = open_checkpoint(ternary_checkpoint).read("model.layers.0.mlp.up_proj.weight")
     assert np.array_equal(decoded, effective(latent))
 
@@ -189,7 +190,7 @@ def test_a_broken_quantizer_is_named_and_nothing_stays_behind(plan, checkpoint, 
 def counting(plan, stop_after=None):
     """The plan with a q8_0 that counts its calls, and raises KeyboardInterrupt after some of them."""
     calls, lock = [], threading.Lock()
-    original = next(tensor.quantizer for tensor in plan.tensors if tensor.quantizer.name == "q8_0")
+    original = next(tensor.codec.quantizer for tensor in plan.tensors if tensor.codec.name == "q8_0")
 
     def quantize(values, importance=None):
         with lock:
@@ -200,8 +201,8 @@ def counting(plan, stop_after=None):
 
     changed = break_quantizer(plan, quantize=quantize)
     for tensor in changed.tensors:
-        if tensor.quantizer.name == "q8_0":
-            type(tensor.quantizer).__repr__ = lambda self: "q8_0"
+        if tensor.codec.name == "q8_0":
+            type(tensor.codec.quantizer).__repr__ = lambda self: "q8_0"
     return changed, calls
 
 
@@ -261,7 +262,7 @@ def test_a_journal_that_is_damaged_is_no_obstacle(plan, checkpoint, micro, journ
     else:
         path.unlink()
     again, _ = counting(made)
-    assert verify(run_export(again).path, None, registry) == []
+    assert verify_file(run_export(again).path, registry).findings == ()
 
 
 def test_a_pipe_in_the_place_of_the_journal_is_refused_and_not_waited_for(plan, checkpoint, micro):
@@ -293,7 +294,7 @@ def test_bytes_that_change_on_the_disk_are_noticed(plan, checkpoint, micro, monk
 
     monkeypatch.setattr(export_module, "PartialFile", Rotten)
     made = plan(checkpoint, micro, "f16")
-    with pytest.raises(ExportError, match="reads otherwise than it was written"):
+    with pytest.raises(ExportError, match="reads back differently from what was written"):
         run_export(made)
     assert not made.target.exists()
 
@@ -309,7 +310,7 @@ def test_a_header_that_changes_on_the_disk_is_noticed(plan, checkpoint, micro, m
 
     monkeypatch.setattr(export_module, "PartialFile", Rotten)
     made = plan(checkpoint, micro, "f16")
-    with pytest.raises(ExportError, match="does not read as what was planned"):
+    with pytest.raises(ExportError, match="reads back as something other than what was planned"):
         run_export(made)
 
 

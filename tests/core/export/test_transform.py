@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conform.contract.inventory import inventory
 from conform.core.errors import PlanError
-from conform.core.export.transform import permute_qk, unpermute_qk
+from conform.core.export.transform import Rotary, Transform, permute_qk, transform_of
+from conform.core.i2_s.ternary import effective
 
 
 def rows(count, cols=1):
@@ -37,10 +39,12 @@ def test_rotating_neighbours_after_equals_rotating_halves_before():
 
 
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 3), st.integers(1, 4))
-def test_unpermute_is_the_inverse(heads, half, beyond, cols):
+def test_every_row_goes_where_the_drawing_says(heads, half, beyond, cols):
     values = np.random.default_rng(1).standard_normal((heads * (2 * half + beyond), cols)).astype(np.float32)
-    assert np.array_equal(unpermute_qk(permute_qk(values, heads, 2 * half), heads, 2 * half), values)
-    assert np.array_equal(permute_qk(unpermute_qk(values, heads, 2 * half), heads, 2 * half), values)
+    before, after = (each.reshape(heads, -1, cols) for each in (values, permute_qk(values, heads, 2 * half)))
+    assert np.array_equal(after[:, 0 : 2 * half : 2], before[:, :half])
+    assert np.array_equal(after[:, 1 : 2 * half : 2], before[:, half : 2 * half])
+    assert np.array_equal(after[:, 2 * half :], before[:, 2 * half :])
 
 
 @pytest.mark.parametrize(
@@ -49,3 +53,33 @@ def test_unpermute_is_the_inverse(heads, half, beyond, cols):
 def test_what_cannot_be_split_is_refused(count, heads, rope):
     with pytest.raises(PlanError):
         permute_qk(rows(count), heads, rope)
+
+
+def test_a_transform_says_what_it_does():
+    rotary = Rotary(2, 4)
+    assert [str(Transform(t, p)) for t in (False, True) for p in (None, rotary)] == [
+        "none",
+        "permute",
+        "ternarise",
+        "ternarise, permute",
+    ]
+
+
+def test_values_are_ternarised_before_they_are_moved():
+    values = np.random.default_rng(2).standard_normal((16, 8)).astype(np.float32)
+    kept = values.copy()
+    found = Transform(ternarise=True, permute=Rotary(2, 4)).apply(values)
+    assert np.array_equal(found, permute_qk(effective(values), 2, 4))
+    assert found.flags.c_contiguous
+    assert np.array_equal(values, kept)
+
+
+def test_no_transform_leaves_every_value():
+    assert np.array_equal(Transform().apply(rows(6).T), rows(6).T)
+
+
+def test_the_transform_follows_from_model_and_role(micro):
+    by_role = {spec.role: transform_of(micro.model, spec) for spec in inventory(micro.model)}
+    assert by_role["attn_q"] == Transform(permute=Rotary(micro.model.heads, micro.model.rope_dim))
+    assert by_role["attn_k"] == Transform(permute=Rotary(micro.model.kv_heads, micro.model.rope_dim))
+    assert by_role["attn_v"] == by_role["token_embd"] == Transform()

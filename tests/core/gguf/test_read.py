@@ -146,6 +146,14 @@ def test_missing_data_are_refused_when_they_are_asked_for(write):
         file.packed("three")
 
 
+def test_a_file_that_vanished_is_refused_when_its_data_are_asked_for(write):
+    path = write(FILE)
+    file = read_gguf(path)
+    path.unlink()
+    with pytest.raises(GGUFError, match="cannot be read any more"):
+        file.packed("one")
+
+
 def test_rows_that_are_not_whole_blocks_have_no_size(write):
     file = read_gguf(write(header(tensors=tensor(dims=(33,), kind=8), tensor_count=1)))
     assert "not a multiple of 32" in file.tensors["t"].problem

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform.core.gguf.read import read_gguf
-from conform.core.gguf.types import I2_S
 from conform.core.gguf.write import TensorEntry, align, encode_header
-from conform.core.i2_s.layout import LAYOUTS, layout_evidence, layouts_that_fit, pack_codes, unpack_codes
+from conform.core.i2_s.format import I2_S, LAYOUTS
+from conform.core.i2_s.layout import layout_evidence, pack_codes, unpack_codes
 
 NAMES = {"x86": "i2_s", "arm": "i2_s_arm", "rows": "i2_s_rows"}
 
@@ -45,14 +45,7 @@ def test_unpacking_is_the_inverse_of_packing(layout, rows, cols, seed):
 def test_the_quantizer_of_that_layout_agrees(registry, layout):
     codes = random_codes((8, 256))
     values = (codes.astype(np.float32) - 1) * np.float32(0.25)
-    assert np.array_equal(registry.quantizer(NAMES[layout]).quantize(values)[:-32], pack_codes(codes, layout))
-
-
-def test_shapes_decide_which_layouts_fit():
-    assert layouts_that_fit((4, 128)) == LAYOUTS
-    assert layouts_that_fit((6, 128)) == ("x86", "arm")
-    assert layouts_that_fit((4, 64)) == ("arm", "rows")
-    assert layouts_that_fit((5, 60)) == ()
+    assert np.array_equal(registry.codec(NAMES[layout]).quantizer.quantize(values)[:-32], pack_codes(codes, layout))
 
 
 def planted_model(layout, strength, seed=0, hidden=512, ffn=1024):

@@ -17,7 +17,7 @@ from conform.core.export.run import run_export
 from conform.core.gguf.read import read_gguf
 from conform.core.gguf.write import TensorEntry, encode_header
 from conform.core.metadata import KeyValue, f32, i32_array, string, string_array, u32
-from conform.core.verify.verify import verify
+from conform.core.verify import verify_file
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def check(tmp_path, registry):
     def run(content, contract=None):
         path = tmp_path / "file.gguf"
         path.write_bytes(content)
-        return verify(path, contract, registry)
+        return list(verify_file(path, registry, contract).findings)
 
     return run
 
@@ -324,7 +324,7 @@ def test_a_class_stored_against_the_policy_is_a_warning(checkpoint, micro, regis
     vocabulary = read_vocabulary(opened.tokenizer_path)
     overrides = [TypeOverride("token_embd", "q8_0")]
     plan = plan_export(opened, micro, vocabulary, registry, "f16", tmp_path / "x.gguf", overrides=overrides)
-    findings = verify(run_export(plan).path, None, registry)
+    findings = verify_file(run_export(plan).path, registry).findings
     assert where(findings, "warning") == ["token_embd.weight"]
     assert where(findings) == []
 

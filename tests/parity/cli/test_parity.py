@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from conform.core.errors import ConformError
 from conform.parity.cli.parity import parity
 from conform.parity.questions.prompts import PROSE
+from conform.plugins.host import load_registry
 
 FEW = ["--max-tokens=4", "--positions=6", "--longest=24", "--timeout=30"]
 
@@ -135,6 +137,24 @@ def test_a_checkpoint_elsewhere_must_be_given(gguf, goref, tmp_path):
     status, output, _ = run(alone, "--go-bin", goref, *FEW)
     assert status == 1
     assert "give --checkpoint" in output
+
+
+def test_a_broken_decoder_fails_the_rung_and_is_named(gguf, goref, monkeypatch):
+    registry = load_registry()
+    f32 = registry.quantizers["f32"]
+
+    class Broken(type(f32)):
+        def dequantize(self, packed, shape):
+            if len(shape) == 1:  # a norm as the reference asks for it; what verify asks for has rows
+                raise ZeroDivisionError("oops")
+            return f32.dequantize(packed, shape)
+
+    broken = replace(registry, quantizers={**registry.quantizers, "f32": Broken()})
+    monkeypatch.setattr("conform.plugins.host.load_registry", lambda: broken)
+    status, output, error = run(gguf, "--go-bin", goref, "--checkpoint", gguf.parent, *FEW)
+    assert (status, error) == (1, "")
+    blamed = r"_norm\.weight: quantizer f32 of gguf-conform \S+ failed to decode: ZeroDivisionError: oops"
+    assert re.search(blamed, " ".join(output.split()))
 
 
 @pytest.mark.parametrize("limit", ["0", "much", "8X", "-1G"])

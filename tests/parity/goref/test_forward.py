@@ -13,7 +13,7 @@ def exact(values):
 
 
 def single(values):
-    """Rounding to float32, at each place where docs/goref.md says so."""
+    """Rounding to float32, at each place where docs/reference/goref.md says so."""
     return np.asarray(values, np.float64).astype(np.float32).astype(np.float64)
 
 

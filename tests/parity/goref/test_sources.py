@@ -41,4 +41,6 @@ def test_the_committed_tables_are_what_the_generator_writes():
 def test_every_source_file_is_package_data():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     shipped = {path for pattern in patterns["conform.parity.goref"] for path in GOREF_SOURCES.glob(pattern)}
-    assert {path for path in GOREF_SOURCES.rglob("*") if path.is_file() and path.suffix in {".go", ".mod"}} <= shipped
+    assert {
+        path for path in GOREF_SOURCES.rglob("*") if path.is_file() and path.suffix in {".go", ".mod", ".patch"}
+    } <= shipped

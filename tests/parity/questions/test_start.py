@@ -3,17 +3,18 @@
 import pytest
 
 from conform.core.runtime import RuntimeFault, Step
+from conform.parity.goref.patch import Edit
 from conform.parity.questions.start import StartPrompt, find_start_prompt
 from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.selftest.faulty_runtimes import FaultyRuntime, build_faulty
 
 ENCODE = "internal/vocab/encode.go"
 GUARD = '\tif text == "" {\n\t\treturn tokens\n\t}\n'
-SPACE = FaultyRuntime("space", "an empty prompt is a space", "tokens", ((ENCODE, GUARD, ""),))
+SPACE = FaultyRuntime("space", "an empty prompt is a space", "tokens", (Edit(ENCODE, GUARD, ""),))
 MAIN = "cmd/bitnet/main.go"
 TEXT = "\ttext := o.prompt\n"
 REFUSAL = '\tif o.prompt == "" {\n\t\treturn "", fmt.Errorf("no prompt")\n\t}\n'
-REFUSES = FaultyRuntime("refuses", "an empty prompt is refused", "tokens", ((MAIN, TEXT, REFUSAL + TEXT),))
+REFUSES = FaultyRuntime("refuses", "an empty prompt is refused", "tokens", (Edit(MAIN, TEXT, REFUSAL + TEXT),))
 
 
 @pytest.mark.parametrize(("runtime", "note"), [(SPACE, "is a space to it"), (REFUSES, "refuses an empty prompt")])

@@ -2,6 +2,8 @@
 
 import pytest
 
+from conform.core.errors import GGUFError
+from conform.core.metadata import f32, u32
 from conform.core.verify.verify import open_gguf
 from conform.parity.selftest.mutants import FILE_MUTANTS, FileMutant, write_mutant
 
@@ -70,3 +72,43 @@ def test_no_fault_planted_gives_the_same_tensors(make_gguf, micro, registry, tmp
 def test_a_fault_that_does_not_apply_writes_nothing(make_gguf, micro, registry, tmp_path):
     assert not write_mutant(MUTANTS["i2_s-lanes"], open_gguf(make_gguf(micro, "f16"), registry), tmp_path / "m.gguf")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("qk-unpermuted", "attention.head_count"), ("kv-heads-rolled", "attention.head_count_kv"),
+     ("last-layer-dropped", "block_count")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [None, f32(2.0), u32(0)])
+def test_a_file_without_the_count_that_a_fault_needs_is_refused(make_gguf, micro, registry, tmp_path, name, key, value):
+    def spoil(draft):
+        draft.metadata[f"llama.{key}"] = value
+        if value is None:
+            del draft.metadata[f"llama.{key}"]
+        return True
+
+    write_mutant(FileMutant("spoilt", "", "file", spoil), open_gguf(make_gguf(micro, "f16"), registry), tmp_path / "s")
+    with pytest.raises(GGUFError, match=rf"llama\.{key}"):
+        write_mutant(MUTANTS[name], open_gguf(tmp_path / "s", registry), tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("name", ["qk-unpermuted", "gate-up-swapped", "kv-heads-rolled", "tensor-zeroed"])
+def test_a_file_without_the_tensors_that_a_fault_needs_has_nothing_to_plant_it_in(
+    make_gguf, micro, registry, tmp_path, name
+):
+    def spoil(draft):
+        draft.tensors = {name: tensor for name, tensor in draft.tensors.items() if not name.startswith("blk.")}
+        return True
+
+    write_mutant(FileMutant("spoilt", "", "file", spoil), open_gguf(make_gguf(micro, "f16"), registry), tmp_path / "s")
+    assert not write_mutant(MUTANTS[name], open_gguf(tmp_path / "s", registry), tmp_path / "m.gguf")
+
+
+def test_rows_that_the_heads_do_not_divide_are_refused(make_gguf, micro, registry, tmp_path):
+    def spoil(draft):
+        draft.metadata["llama.attention.head_count"] = u32(7)
+        return True
+
+    write_mutant(FileMutant("spoilt", "", "file", spoil), open_gguf(make_gguf(micro, "f16"), registry), tmp_path / "s")
+    with pytest.raises(GGUFError, match=r"blk\.0\.attn_q\.weight: 384 rows"):
+        write_mutant(MUTANTS["qk-unpermuted"], open_gguf(tmp_path / "s", registry), tmp_path / "m.gguf")

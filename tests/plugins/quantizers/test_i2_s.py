@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conform.core.errors import QuantizeError
-from conform.core.i2_s.ternary import effective, ternarise
-from conform.plugins.quantizers.i2_s import I2S, I2SArm, I2SRows, optimal_scale
+from conform.core.i2_s.ternary import effective, optimal_scale, ternarise
+from conform.plugins.quantizers.i2_s import I2S, I2SArm, I2SRows
 
 from .strategies import examples, matrices, singles, ternary_matrices
 

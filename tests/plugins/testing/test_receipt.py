@@ -13,7 +13,7 @@ from conform.plugins.testing.receipt import source_hashes
 def installed(site_packages, plain_source):
     site_packages.install("plain-plugin", plain_source, version="1.2")
     registry = load_registry()
-    return site_packages, registry.quantizer("plain"), registry.plugin("plain")
+    return site_packages, registry.quantizers["plain"], registry.plugin("plain")
 
 
 def certificate(outcome="pass"):

@@ -1,4 +1,4 @@
-// Command bitnet continues a prompt with a GGUF model and prints one line. See docs/goref.md.
+// Command bitnet continues a prompt with a GGUF model and prints one line. See docs/reference/goref.md.
 package main
 
 import (
@@ -85,7 +85,7 @@ func load(file *gguf.File, settings observe.Settings) (*model.Model, *vocab.Voca
 	return m, vocabulary, nil
 }
 
-// produce runs all sequences; the text and the trace are those of the first.
+// produce runs all sequences and returns the text of the first, which alone is traced.
 func produce(o options, settings observe.Settings, m *model.Model, vocabulary *vocab.Vocabulary,
 	trace *observe.Trace) (string, error) {
 	request := generate.Request{

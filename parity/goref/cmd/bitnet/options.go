@@ -25,7 +25,7 @@ type options struct {
 
 var errUsage = errors.New("used wrongly")
 
-// parse reads the command line; what is wrong with it has been written to stderr when it fails.
+// parse reads the command line. When it fails, it has written the reason to stderr.
 func parse(arguments []string, stderr io.Writer) (options, error) {
 	var o options
 	var temperature, topP float64
@@ -76,7 +76,7 @@ func (o options) problem(rest []string, temperature float64) string {
 	return ""
 }
 
-// statusOf: asking for help is no mistake.
+// statusOf returns the exit status for an error of parse; asking for help is not a mistake.
 func statusOf(err error) int {
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -91,7 +91,7 @@ func (o options) processors() int {
 	return max(1, runtime.NumCPU()-2)
 }
 
-// line is the one line of stdout.
+// line returns what is printed on stdout: one line.
 func (o options) line(file *gguf.File, m *model.Model, text string) string {
 	batch := ""
 	if o.batch > 1 {

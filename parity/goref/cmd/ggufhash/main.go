@@ -76,7 +76,7 @@ func digest(values []float32) string {
 	for len(values) > 0 {
 		n := min(len(values), 1<<16)
 		chunk.Reset()
-		// Neither a buffer nor a hash ever fails to write.
+		// Writing to a buffer or to a hash never fails.
 		_ = binary.Write(&chunk, binary.LittleEndian, values[:n])
 		sum.Write(chunk.Bytes())
 		values = values[n:]

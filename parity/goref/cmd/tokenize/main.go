@@ -14,7 +14,7 @@ import (
 	"conform/goref/internal/vocab"
 )
 
-// No prompt comes near this; a device file must not be read for ever.
+// Far more than any prompt needs; a device file must not be read forever.
 const largestPrompt = 64 << 20
 
 func main() {

@@ -7,7 +7,7 @@ import (
 	"unicode"
 )
 
-// Line is the text of an error on one line: names come from files, and theirs may hold line breaks and escapes.
+// Line is the text of an error on one line: names in it come from files and may hold line breaks and escapes.
 func Line(err error) string {
 	var line strings.Builder
 	for _, r := range err.Error() {

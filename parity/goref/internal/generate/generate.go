@@ -10,7 +10,7 @@ import (
 	"conform/goref/internal/sample"
 )
 
-// Request is one sequence to produce: exactly MaxTokens tokens, there is no stop token.
+// Request is one sequence to produce: exactly MaxTokens tokens, as there is no stop token.
 type Request struct {
 	Prompt    []int
 	MaxTokens int

@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// No header that a model needs comes near these; a hostile one must not exhaust memory.
+// Far more than any real header needs; a hostile one must not exhaust memory.
 const (
 	maxHeader = 512 << 20
 	maxString = 16 << 20

@@ -41,7 +41,7 @@ type File struct {
 
 // Open reads the header. The caller closes the file.
 func Open(path string) (*File, error) {
-	// Asked before opening: a named pipe would block for ever.
+	// Checked before opening, because opening a named pipe would block forever.
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (f *File) Read(t Tensor, buffer []byte) ([]byte, error) {
 	return raw, nil
 }
 
-// Parse reads a header from source, which holds size bytes in all.
+// Parse reads a header from source, which holds size bytes in total.
 func Parse(source io.Reader, size uint64) (*Header, error) {
 	c := newCursor(source, size)
 	header := &Header{Metadata: Metadata{}}
@@ -186,7 +186,7 @@ func readTensors(c *cursor, header *Header, count uint64) error {
 	return nil
 }
 
-// checkI2SLayout: three byte orders share the type id of I2_S; a file that says which it holds must hold the one read.
+// checkI2SLayout: three layouts share the type id of I2_S; a file that names its layout must name the one read here.
 func (h *Header) checkI2SLayout() error {
 	layout, said := h.Metadata[layoutKey]
 	for _, t := range h.Tensors {

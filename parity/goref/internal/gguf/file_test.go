@@ -101,7 +101,7 @@ func TestOpenReadsTheBytesOfATensor(t *testing.T) {
 	}
 }
 
-// Each file is refused for the reason named, without memory in proportion to what it claims.
+// Each file is refused for the reason named, without allocating in proportion to what it claims.
 func TestHostileFilesAreRefused(t *testing.T) {
 	one := func(kind uint32) *builder { return new(builder).head(3, 0, 1).text("k").u32(kind) }
 	tensor := func(kind Type, offset uint64, dims ...uint64) *builder {

@@ -71,7 +71,7 @@ func (t *Tensor) measure() error {
 	return nil
 }
 
-// place turns relative offsets into absolute ones; every tensor must lie aligned in the file, none over another.
+// place turns relative offsets into absolute ones; tensors must be aligned, lie within the file and not overlap.
 func place(tensors []Tensor, start, size, alignment uint64) error {
 	for i := range tensors {
 		t := &tensors[i]

@@ -65,7 +65,7 @@ func (t Type) String() string {
 	return fmt.Sprintf("type %d", uint32(t))
 }
 
-// I2SPacked is the number of bytes that the 2-bit codes of n values take: 32 bytes per started group of 128.
+// I2SPacked is the number of bytes that the 2-bit codes of n values take: 32 for each group of 128, complete or not.
 func I2SPacked(n uint64) uint64 {
 	return (n + 127) / 128 * 32
 }

@@ -10,7 +10,7 @@ import (
 // rotation holds cos and sin of one position's angles, one per rotated pair.
 type rotation struct {
 	cos, sin []float32
-	// stride is the distance of the two values of a pair: 1 for adjacent pairs, half the dimension for split halves.
+	// stride is the distance between the two values of a pair: 1 for adjacent pairs, half the dimension for split halves.
 	stride int
 }
 
@@ -27,7 +27,7 @@ func (m *Model) rotation(position int) rotation {
 	return r
 }
 
-// apply turns every head of x in place.
+// apply rotates every head of x in place.
 func (r rotation) apply(x []float32, headDim int) {
 	for head := 0; head < len(x); head += headDim {
 		for i := range r.cos {

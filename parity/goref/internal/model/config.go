@@ -20,7 +20,7 @@ const (
 	blockVersion = 2
 )
 
-// The int32 sums of int8 products stay exact below this.
+// With fewer columns than this, the int32 sums of int8 products cannot overflow.
 const maxColumns = 1 << 24
 
 // Config holds the dimensions and constants that the metadata gives.
@@ -127,7 +127,7 @@ func checkKeys(arch string, metadata gguf.Metadata) error {
 	return nil
 }
 
-// deriveHeadDim takes the head dimension from the query projection; nothing says that it is hidden / heads.
+// deriveHeadDim takes the head dimension from the query projection, because it need not be hidden / heads.
 func (c *Config) deriveHeadDim(file *gguf.File) error {
 	const name = "blk.0.attn_q.weight"
 	query, found := file.Find(name)

@@ -13,7 +13,7 @@ type Observer interface {
 // Session is one sequence: the keys and values of every position so far.
 type Session struct {
 	model        *Model
-	keys, values [][]float32 // per layer, positions after one another
+	keys, values [][]float32 // per layer, one position after another
 	position     int
 }
 

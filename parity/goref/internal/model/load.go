@@ -116,7 +116,7 @@ func (l *loader) has(name string) bool {
 	return found
 }
 
-// wantsSubNorm: either every layer has the sub-norm or none has; the first one decides.
+// wantsSubNorm reports whether a layer must have the sub-norm: all layers have it or none does, as the first one says.
 func (l *loader) wantsSubNorm(kind, name string) bool {
 	return l.has(name) || l.has("blk.0."+kind+".weight")
 }

@@ -7,7 +7,7 @@ import (
 	"conform/goref/internal/quant"
 )
 
-// Products of one goroutine at least.
+// The fewest products that one goroutine computes.
 const productsPerWorker = 1 << 16
 
 // Matrix is the weight of a linear layer, rows of input features.

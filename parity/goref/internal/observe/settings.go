@@ -23,7 +23,7 @@ type Settings struct {
 }
 
 // Read takes the BITNET_* variables of an environment of KEY=VALUE lines. A variable that goref does not implement is an
-// error: it would change what a caller believes to see.
+// error: whoever sets one believes that it has an effect.
 func Read(environment []string) (Settings, error) {
 	s := Settings{TraceStep: -1, TraceLayer: -1, LogitsAt: -1}
 	var step0, stages bool

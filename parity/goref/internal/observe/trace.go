@@ -84,7 +84,7 @@ func (t *Trace) Chosen(step, token int, logit float32) {
 	}
 }
 
-// Nine significant digits give every float32 back exactly.
+// Nine significant digits identify every float32 exactly.
 func (t *Trace) values(values []float32) {
 	var text []byte
 	for i, v := range values {

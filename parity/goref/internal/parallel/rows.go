@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Rows calls work on ranges that together cover 0…rows-1 once. A range holds at least grain rows, so that little work
-// is not spread thinner than it is worth. The ranges must not depend on one another.
+// Rows calls work on ranges that together cover 0…rows-1 once. A range holds at least grain rows, so that no
+// goroutine is started for too little work. Ranges run at the same time and must not depend on one another.
 func Rows(rows, grain int, work func(from, to int)) {
 	workers := min(runtime.GOMAXPROCS(0), rows/max(grain, 1))
 	if workers <= 1 {

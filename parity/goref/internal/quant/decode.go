@@ -10,10 +10,10 @@ import (
 	"conform/goref/internal/parallel"
 )
 
-// Blocks decoded by one goroutine at least.
+// The fewest blocks that one goroutine decodes.
 const grain = 1024
 
-// A decoder turns the bytes of one block into its values; those of single values take any number of them at once.
+// A decoder turns the bytes of one block into its values; a decoder of single values takes any number of them at once.
 type decoder func(block []byte, values []float32)
 
 var decoders = map[gguf.Type]decoder{

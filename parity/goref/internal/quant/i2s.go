@@ -64,7 +64,7 @@ func unpackGroup(packed []byte, trits []int8) {
 		}
 		return
 	}
-	// The last group of a tensor may be started only.
+	// The last group of a tensor may be incomplete.
 	for i := range trits {
 		trits[i] = int8(packed[i%32]>>(6-2*(i/32))&3) - 1
 	}

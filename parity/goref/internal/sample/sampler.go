@@ -39,8 +39,8 @@ func Greedy(logits []float32) int {
 	return best
 }
 
-// Pick chooses the next token; a draw is consumed unless the sampler is greedy. It fails when a logit over the
-// temperature is too large for float32.
+// Pick chooses the next token; a draw is consumed unless the sampler is greedy. It fails when a logit
+// divided by the temperature is too large for float32.
 func (s *Sampler) Pick(logits []float32) (int, error) {
 	if s.options.Temperature <= 0 {
 		return Greedy(logits), nil
@@ -52,7 +52,7 @@ func (s *Sampler) Pick(logits []float32) (int, error) {
 	}
 	model.Softmax(weights)
 	if first := weights[0]; first != first {
-		return 0, fmt.Errorf("logits over the temperature %v exceed float32", s.options.Temperature)
+		return 0, fmt.Errorf("logits divided by the temperature %v exceed float32", s.options.Temperature)
 	}
 	if s.options.TopP < 1 {
 		tokens, weights = nucleus(tokens, weights, s.options.TopP)

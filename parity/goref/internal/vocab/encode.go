@@ -77,7 +77,7 @@ func (v *Vocabulary) propose(agenda *candidates, symbols []symbol, left int) {
 	}
 }
 
-// emit appends the tokens of what is left; text that is no piece falls back to its bytes, else to unknown.
+// emit appends the tokens of what is left; text that is not a piece becomes its bytes, or else the unknown token.
 func (v *Vocabulary) emit(tokens []int, symbols []symbol) []int {
 	for at := 0; at >= 0; at = symbols[at].next {
 		text := symbols[at].text

@@ -150,7 +150,7 @@ func TestWhatCannotBeHonouredIsRefused(t *testing.T) {
 	}
 }
 
-// Merging with a queue gives what merging by looking at all pairs gives.
+// Merging with a queue gives the same tokens as looking at all pairs before each merge.
 func FuzzEncode(f *testing.F) {
 	v, err := Read(metadata(true, words("aa", "ab", "▁a", "ba", "aba", "▁aba", "bb", "é▁", "▁", "a", "b", "é")...))
 	if err != nil {

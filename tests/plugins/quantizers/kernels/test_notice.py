@@ -6,7 +6,7 @@ import numpy as np
 from conform.plugins.host import load_registry
 from conform.plugins.quantizers.kernels.notice import on_compile
 on_compile(print)
-load_registry().quantizer("iq4_nl").quantize(np.ones((2, 64), np.float32))
+load_registry().quantizers["iq4_nl"].quantize(np.ones((2, 64), np.float32))
 """
 
 
