@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix, check_imatrix, read_imatrix
-from conform.trainer.errors import DataError
+from conform.trainer.errors import DataError, InputError
 from conform.trainer.importance.measure import SquareSums, accumulate, merge, read_partial, write_partial
 from conform.trainer.model.model import Llama
 
@@ -83,6 +83,21 @@ def test_a_partial_that_does_not_fit_is_not_used(model, tmp_path, spoil):
     elif spoil == "garbage":
         path.write_bytes(b"\xff" * 100)
     assert read_partial(path, SPEC, {"data": "x"}).chunks == 0
+
+
+def test_a_pipe_in_the_place_of_a_partial_is_refused_and_not_waited_for(model, tmp_path):
+    path = tmp_path / "partial"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="a pipe, not a regular file"):
+        read_partial(path, SPEC, {"data": "x"})
+    with pytest.raises(DataError, match="a pipe stands in the place of this file"):
+        write_partial(path, measured(model, BATCHES[:1]), {"data": "x"})
+
+
+def test_a_partial_has_ordinary_permissions(model, tmp_path):
+    (tmp_path / "other").touch()
+    write_partial(tmp_path / "partial", measured(model, BATCHES[:1]), {"data": "x"})
+    assert (tmp_path / "partial").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_merging_counts_both():
