@@ -1,5 +1,6 @@
 """Metrics: what a run measured, one JSON object a line, and as TensorBoard events when asked."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -61,7 +62,8 @@ class Metrics:
         try:
             yield
         except OSError as error:
-            raise TrainError(f"{self._path}: cannot be written: {error.strerror}; make room, then --resume") from error
+            advice = "; make room, then --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise TrainError(f"{self._path}: cannot be written: {error.strerror}{advice}") from error
 
 
 def measured(run: Path, step: int) -> set[str]:
