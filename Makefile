@@ -50,7 +50,7 @@ test: lint
 	$(PYTEST)
 
 torture: $(READY)
-	$(BIN)/python -m torture --seconds $(or $(SECONDS),3600)
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture --seconds $(or $(SECONDS),3600)
 
 format: $(READY)
 	$(BIN)/ruff format .

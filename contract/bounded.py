@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conform.contract.errors import InputError
 
-__all__ = ["open_regular", "read_bounded", "require_regular"]
+__all__ = ["irregular", "open_regular", "read_bounded", "require_regular"]
 
 _PIECE = 1 << 20
 _KINDS = {
@@ -35,8 +35,7 @@ def open_regular(path: Path, *, advice: str = "") -> Iterator[BufferedReader]:
         with open(path, "rb", opener=_without_waiting) as file:
             # What was opened is asked, not the name, which may mean something else by now.
             mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+            if kind := irregular(mode):
                 raise InputError(f"{path}: cannot be read: {kind}, not a regular file{_tail(advice)}")
             yield file
     except OSError as error:
@@ -52,6 +51,11 @@ def require_regular(path: Path) -> None:
     """
     with open_regular(path):
         pass
+
+
+def irregular(mode: int) -> str:
+    """What a file of that mode is when it is not a regular one, such as "a pipe"; "" for a regular file."""
+    return "" if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def read_bounded(path: Path, largest: int, what: str, *, advice: str = "") -> bytes:

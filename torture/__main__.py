@@ -17,6 +17,7 @@ from torture.campaign import Budget, Campaign, Row
 # Each is a module with a function `run`; it is imported when it is run.
 CAMPAIGNS = {
     "hostile": "torture.hostile",
+    "crash": "torture.crash",
 }
 _SHOWN_FAILURES = 5
 

@@ -16,7 +16,7 @@ from conform.contract.mapping import from_mapping
 from conform.core.files.json import read_json_object
 from conform.trainer.errors import TrainError
 
-__all__ = ["Environment", "TrainState", "capture_random", "read_state", "restore_random"]
+__all__ = ["Environment", "TrainState", "capture_random", "read_state", "restore_random", "seed_random"]
 
 _FORMAT = 1
 _LARGEST_FILE = 16 << 20
@@ -70,6 +70,16 @@ def read_state(path: Path) -> TrainState:
     if (found := data.pop("format", None)) != _FORMAT:
         raise TrainError(f"{path}: format = {found!r:.80}: this version reads format {_FORMAT}")
     return from_mapping(TrainState, data, str(path))
+
+
+def seed_random(seed: int, rank: int) -> None:
+    """Set every random generator of this process to a state that is a function of seed and rank alone.
+
+    Training draws nothing from them, but checkpoints hold their states, and equal runs leave equal bytes.
+    """
+    random.seed(f"{seed} {rank}")
+    np.random.seed([seed % 2**32, rank])
+    torch.manual_seed(seed + rank)
 
 
 def capture_random(device: torch.device) -> str:

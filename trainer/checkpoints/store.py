@@ -75,7 +75,7 @@ class CheckpointStore:
         """Remove what an interrupted save left behind."""
         if self.folder.is_dir():
             for left in self.folder.glob(".step-*"):
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
 
     def commit(self, snapshot: Snapshot, contract: Contract, trainer: Mapping[str, Any]) -> Path:
         """Hash the files of the temporary folder, write the sidecar last, and give the folder its name.
@@ -147,6 +147,14 @@ def _is_text_table(value: object) -> TypeGuard[dict[str, str]]:
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def _remove(path: Path) -> None:
+    # A link in the place of the folder would lead the next save to another one.
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace_folder(source: Path, target: Path) -> None:

@@ -103,7 +103,7 @@ def measure(
             "conform.imatrix.data": loader.manifest_digest,
             "conform.imatrix.settings": f"{chunks} sequences of {sequence}, batch {batch}, seed {seed}",
         }
-        partial = output.with_name(f".{output.name}.partial")
+        partial = output.with_name(f".{output.name}.sums")
         sums = importance.read_partial(partial, spec.model, provenance)
         if sums.chunks:
             click.echo(f"{output}: continuing after {sums.chunks} of {chunks} sequences", err=True)

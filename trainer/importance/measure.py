@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from conform.contract.bounded import require_regular
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.checkpoint import Checkpoint
+from conform.core.files.atomic import write_atomically
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix
-from conform.trainer.errors import DataError, InputError
+from conform.trainer.errors import DataError
 from conform.trainer.model.model import Llama
 
 __all__ = ["SquareSums", "accumulate", "load_model", "merge", "read_partial", "write_partial"]
@@ -106,23 +107,26 @@ def merge(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
 def write_partial(path: Path, sums: SquareSums, provenance: Mapping[str, str]) -> None:
     """Save an unfinished measurement exactly. Raises DataError when it cannot be written."""
     metadata = {**provenance, "tokens": str(sums.tokens), "chunks": str(sums.chunks)}
-    temporary = path.with_name(f"{path.name}.new")
     try:
-        save_file(sums.sums, temporary, metadata)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        write_atomically(path, save(sums.sums, metadata))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_partial(path: Path, model: ModelSpec, provenance: Mapping[str, str]) -> SquareSums:
-    """What an unfinished measurement of the same model, text and settings saved; zeros when there is none."""
+    """What an unfinished measurement of the same model, text and settings saved; zeros when there is none.
+
+    Raises InputError when something stands there that cannot be read.
+    """
     sums = SquareSums.zeros(model)
+    if not path.exists():
+        return sums
     try:
         require_regular(path)
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (InputError, OSError, SafetensorError):
+    except SafetensorError:
         return sums
     counts = [metadata.get(key, "") for key in ("tokens", "chunks")]
     fits = _layout(found) == _layout(sums.sums) and all(_COUNT.fullmatch(count) for count in counts)

@@ -3,7 +3,8 @@
     step ─> record ─> save ─> stop, when a signal came ─> evaluate ─> judge ─> next step
 
 Saving comes before evaluating: an evaluation that fails must not cost the training before it. The last step is always
-saved and evaluated. A run that a signal stops has saved the step that it stops at.
+saved and evaluated. A run that a signal stops has saved the step that it stops at. What was to be measured at a step
+that a run was stopped or killed at is made up when it goes on.
 """
 
 import dataclasses
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from conform.core.checkpoint.sidecar import read_sidecar
 from conform.core.codec import Codec
 from conform.trainer.checkpoints.restore import restore
 from conform.trainer.checkpoints.saver import Saver
 from conform.trainer.checkpoints.snapshot import take_snapshot
-from conform.trainer.checkpoints.state import Environment, TrainState
+from conform.trainer.checkpoints.state import Environment, TrainState, seed_random
 from conform.trainer.checkpoints.store import CheckpointStore, Found
 from conform.trainer.config import TrainConfig
 from conform.trainer.data.loader import TokenLoader, Verify
@@ -33,7 +35,7 @@ from conform.trainer.run.evaluate import HeldOut, evaluate
 from conform.trainer.run.folder import RunFolder, RunRecord, code_version
 from conform.trainer.run.judge import Judge
 from conform.trainer.run.live import View
-from conform.trainer.run.metrics import read_metrics
+from conform.trainer.run.metrics import measured, read_metrics
 from conform.trainer.run.optimizer import build_optimizer
 from conform.trainer.run.recorder import Recorder
 from conform.trainer.run.signals import StopRequest
@@ -112,11 +114,13 @@ class _Run:
         self.model = build_model(spec, self.config, world)
         self.optimizer = build_optimizer(self.model, self.config)
         self.environment = Environment.here(world.size, world.device, str(self.model.compute_dtype))
+        seed_random(self.config.seed, world.rank)
         self.step = self.saved_step = self._restored(start.found)
         self.held_out: HeldOut | None = None
         self.store = CheckpointStore(folder.path)
         self.saver = Saver(self.store, self.record.contract, self.config, world)
-        self.recorder = Recorder(folder.path, self.step, self.record, self.model.compute_dtype, world, view)
+        self.owes = bool(world.agree("owes" if world.main and self._lacks_measurements() else ""))
+        self.recorder = Recorder(folder.path, self.step, self.owes, self.record, self.model.compute_dtype, world, view)
         earlier = read_metrics(folder.path) if self.step else ()
         self.judge = Judge(start.quantizers, spec, earlier) if self.config.judge else None
         self.code = code_version()
@@ -125,6 +129,8 @@ class _Run:
         """Every step that is left, and what falls due after each."""
         self._announce()
         with StopRequest(_ECHO if self.world.size > 1 else 0.0) as request:
+            if self.owes:
+                self._measure()
             while self.step < self.config.steps:
                 self._take_step()
                 signal = request.agreed(self.world)
@@ -132,10 +138,7 @@ class _Run:
                     self._save()
                 if signal and self.step < self.config.steps:
                     return self._ended(signal)
-                if self._due(self.config.eval_every):
-                    self._evaluate()
-                if self.judge is not None and self._due(self.config.judge_every):
-                    self._judge(self.judge)
+                self._measure()
         return self._ended(0)
 
     def close(self) -> None:
@@ -165,6 +168,25 @@ class _Run:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
+    def _lacks_measurements(self) -> bool:
+        """Whether the run was stopped after it had saved this step and before it had measured it."""
+        if not self.step:
+            return False
+        found = measured(self.folder.path, self.step)
+        sidecar = read_sidecar(self.store.path(self.step))
+        if sidecar is None or sidecar.held_out is None:
+            found.discard("held_out")
+        wanted = {"held_out"} if self._due(self.config.eval_every) else set()
+        if self.config.judge and self._due(self.config.judge_every):
+            wanted |= {name.strip() for name in self.config.judge.split(",")}
+        return not wanted <= found
+
+    def _measure(self) -> None:
+        if self._due(self.config.eval_every):
+            self._evaluate()
+        if self.judge is not None and self._due(self.config.judge_every):
+            self._judge(self.judge)
+
     def _take_step(self) -> None:
         began = time.perf_counter()
         tokens = torch.from_numpy(self.loader.batch(self.step)).to(self.world.device, non_blocking=True)
@@ -176,6 +198,7 @@ class _Run:
 
     def _save(self) -> None:
         record, config = self.record, self.config
+        self.recorder.sync()
         state = TrainState(
             step=self.step,
             tokens=self.step * config.batch * config.sequence,

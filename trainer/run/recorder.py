@@ -17,15 +17,29 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """Records a run from `step` on. Only the first process writes the file; what it holds after `step` is cut off."""
+    """Records a run from `step` on. Only the first process writes the file; what it holds after `step` is cut off.
 
-    def __init__(self, run: Path, step: int, record: RunRecord, dtype: torch.dtype, world: World, view: View) -> None:
+    With `measure_again` so is what was measured at `step`.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        measure_again: bool,
+        record: RunRecord,
+        dtype: torch.dtype,
+        world: World,
+        view: View,
+    ) -> None:
         config = record.config
         self._view = view
         self._tokens = config.batch * config.sequence
         self._flops = self._tokens * flops_per_token(record.contract.model, config.sequence)
         self._peak = peak_flops(world.device, dtype) * world.size
-        self._metrics = Metrics(run, step, tensorboard=config.tensorboard) if world.main else None
+        self._metrics = None
+        if world.main:
+            self._metrics = Metrics(run, step, measure_again=measure_again, tensorboard=config.tensorboard)
 
     def step(self, step: int, result: StepResult, seconds: float) -> None:
         """That many steps are done, the last of them in that many seconds."""
@@ -62,6 +76,11 @@ class Recorder:
         )
         if judgement.alarm:
             self._view.note(f"ALARM: {judgement.alarm}")
+
+    def sync(self) -> None:
+        """Return when what was recorded is on the disk."""
+        if self._metrics is not None:
+            self._metrics.sync()
 
     def close(self) -> None:
         """Complete the file and the view."""

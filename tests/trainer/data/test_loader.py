@@ -110,7 +110,7 @@ def test_a_batch_may_cross_the_end_of_an_epoch(load):
     step = loader.windows // 10
     samples = range(step * 10, step * 10 + 10)
     assert len({sample // loader.windows for sample in samples}) == 2
-    rows = loader.batch(step)
+    rows, places = loader.batch(step), places_of(loader, samples.stop)
     tokens = stream(loader.folder)
     for row, sample in zip(rows, samples, strict=True):
         start = places[sample] * SEQ

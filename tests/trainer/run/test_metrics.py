@@ -54,6 +54,14 @@ def test_a_damaged_line_is_named(tmp_path, line):
         list(read_metrics(tmp_path))
 
 
+def test_a_disk_that_is_full_is_one_sentence_at_every_turn(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics._file = open("/dev/full", "a")  # noqa: SIM115  # closed below
+    for turn in (lambda: metrics.write("step", 1, {}), metrics.close):
+        with pytest.raises(TrainError, match=r"metrics\.jsonl: cannot be written: No space left"):
+            turn()
+
+
 def test_a_run_without_metrics_has_none(tmp_path):
     assert list(read_metrics(tmp_path)) == []
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import operator
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,9 +14,11 @@ from safetensors.torch import load_file
 from conform.contract.check import TensorSeen, check_tensors
 from conform.contract.load import load_contract
 from conform.core.checkpoint.sidecar import read_sidecar
+from conform.trainer.checkpoints.store import CheckpointStore
 from conform.trainer.config import read_config
 from conform.trainer.distributed.world import World, join
 from conform.trainer.errors import ConformError, TrainError
+from conform.trainer.run import loop
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
 from conform.trainer.run.loop import Routines
@@ -126,6 +131,49 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_the_same(train, finished, i
     assert curve(interrupted) == curve(finished)
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("place", ["_Run._evaluate", "Recorder.held_out", "CheckpointStore.annotate"])
+@pytest.mark.parametrize("step", [6, 12])
+def test_what_a_run_did_not_live_to_measure_is_made_up(train, finished, tmp_path, curve, monkeypatch, place, step):
+    run = tmp_path / "run"
+    original = operator.attrgetter(place)(loop)
+
+    def killed(*arguments):
+        if max(CheckpointStore(run).steps()) == step:
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"conform.trainer.run.loop.{place}", killed)
+        with pytest.raises(Killed):
+            train(run, save_every=2)
+    train(run, resume=True)
+    assert curve(run) == curve(finished)
+    assert read_sidecar(run / "checkpoints/step-00000012").held_out is not None
+    assert json.loads((run / "complete.json").read_text())["step"] == 12
+
+
+def test_what_a_run_that_was_stopped_would_have_measured_is_made_up(train, finished, tmp_path, curve, monkeypatch):
+    run = tmp_path / "run"
+    signals = iter([0] * 5 + [15])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StopRequest, "agreed", lambda *_: next(signals))
+        assert train(run, save_every=2).step == 6
+    train(run, resume=True)
+    assert curve(run) == curve(finished)
+
+
+def test_equal_runs_leave_equal_bytes(train, finished, tmp_path):
+    random.random()
+    np.random.random()  # the state that a checkpoint holds is the one of the old generator
+    train(tmp_path / "run")
+    for path in (path for path in sorted(finished.rglob("checkpoints/**/*")) if path.is_file()):
+        assert (tmp_path / "run" / path.relative_to(finished)).read_bytes() == path.read_bytes(), path
+
+
 def test_saving_in_a_thread_changes_no_bit(train, finished, tmp_path, curve):
     train(tmp_path / "run", async_save=True)
     assert same(weights(tmp_path / "run"), weights(finished))
@@ -224,6 +272,14 @@ def test_what_a_killed_save_left_behind_is_removed(train, interrupted):
     (left / "model.safetensors").write_bytes(b"half")
     train(interrupted, resume=True)
     assert not left.exists()
+
+
+def test_a_link_in_the_place_of_a_save_is_not_followed(train, interrupted, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (interrupted / "checkpoints/.step-00000012.tmp").symlink_to(tmp_path / "elsewhere")
+    train(interrupted, resume=True)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (interrupted / "checkpoints/step-00000012").is_symlink()
 
 
 def test_a_checkpoint_of_another_run_is_refused(train, interrupted, tmp_path, data):
