@@ -16,7 +16,7 @@ from conform.contract.errors import ConformError
 from conform.core.cli.extras import missing_extra
 from conform.core.guard import described
 
-__all__ = ["CRASHED", "CrashError", "report_failure", "say", "show_tracebacks", "thread_crashes"]
+__all__ = ["CRASHED", "CrashError", "named_crashes", "report_failure", "say", "show_tracebacks", "thread_crashes"]
 
 CRASHED = 70
 """The exit status of an internal error, as sysexits.h has it."""
@@ -54,6 +54,19 @@ def report_failure(error: BaseException, *, silent: bool = False) -> int:
     if not silent:
         say(sentence)
     return status
+
+
+@contextmanager
+def named_crashes() -> Iterator[None]:
+    """Run a command's work; what a library means as the end of the process becomes CrashError: it is no answer."""
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # so rich ends a command whose reader has left
+            raise
+        raise CrashError(f"SystemExit: {error.code}") from error
+    except EOFError as error:  # click would take it for an interruption
+        raise CrashError(described(error)) from error
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from conform.core.cli.failure import CRASHED, CrashError, report_failure, say, show_tracebacks, thread_crashes
+from conform.core.cli.failure import CRASHED, named_crashes, report_failure, say, show_tracebacks, thread_crashes
 from conform.core.cli.output import divert_stdout
-from conform.core.guard import described
 
 __all__ = ["main"]
 
@@ -36,15 +35,9 @@ class _LazyGroup(click.Group):
     """Lists every command, loads the one that is called."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. What a library means as the end of the process is a crash, and no answer of ours."""
-        try:
+        """Run the command."""
+        with named_crashes():
             return super().invoke(ctx)
-        except SystemExit as error:
-            if isinstance(error.__context__, BrokenPipeError):  # so rich ends a command whose reader has left
-                raise
-            raise CrashError(f"SystemExit: {error.code}") from error
-        except EOFError as error:  # click would take it for an interruption
-            raise CrashError(described(error)) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
