@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from conform.core.codec import Codec
-from conform.core.metadata import MetadataWriter
+from conform.core.metadata import OwnedWriter
 
 __all__ = ["Catalog"]
 
@@ -13,8 +13,8 @@ class Catalog(Protocol):
     """What is installed; the registry of conform.plugins is one."""
 
     @property
-    def metadata_writers(self) -> Mapping[str, MetadataWriter]:
-        """Every metadata writer by name."""
+    def metadata_writers(self) -> Mapping[str, OwnedWriter]:
+        """Every metadata writer by name, with its owner."""
         ...
 
     def codec(self, name: str) -> Codec:

@@ -1,24 +1,32 @@
 """Codec: a quantizer that a third party may have written, with its owner; nothing that it returns is trusted."""
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from conform.core.errors import ConformError, PluginError, QuantizeError
+from conform.core.errors import PluginError, QuantizeError
 from conform.core.gguf.types import ggml_type
+from conform.core.guard import guarded
 from conform.core.quantizer import Float32, Layout, Packed, Quantizer
 
 __all__ = ["Codec"]
 
 _SAMPLE = 1 << 16
 
+_Item = TypeVar("_Item", np.float32, np.uint8)
+
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     """The one way in which conform calls a quantizer; `owner` is `distribution version` of the plugin that offers it.
 
-    Every method raises PluginError naming quantizer and owner when the quantizer breaks the protocol.
+    A quantizer sees arrays that it cannot change. Every method raises PluginError naming quantizer and owner when the
+    quantizer breaks the protocol, whatever it raises.
     """
 
     quantizer: Quantizer
@@ -39,12 +47,8 @@ class Codec:
 
         Raises QuantizeError when the quantizer cannot take the shape.
         """
-        try:
+        with self._guarded(f"failed to size shape {shape}"):
             nbytes = self.quantizer.nbytes(shape)
-        except QuantizeError:
-            raise
-        except Exception as error:  # a third party's code may raise anything
-            raise self._blamed(f"failed to size shape {shape}: {type(error).__name__}: {error}") from error
         kind = ggml_type(self.layout.ggml_type)
         expected = kind.nbytes(shape) if kind else nbytes
         if not isinstance(nbytes, int) or nbytes < 1 or nbytes != expected:
@@ -59,13 +63,10 @@ class Codec:
         before = _fingerprint(values)
         try:
             nbytes = self.nbytes(values.shape)
-            packed = self.quantizer.quantize(values, importance)
+            with self._guarded("failed", tensor):
+                packed = self.quantizer.quantize(_sealed(values), None if importance is None else _sealed(importance))
         except QuantizeError as error:
             raise QuantizeError(f"{tensor}: {error}") from error
-        except ConformError:
-            raise
-        except Exception as error:  # a third party's code may raise anything
-            raise self._blamed(f"failed: {type(error).__name__}: {error}", tensor) from error
         if _fingerprint(values) != before:
             raise self._blamed("changed its input", tensor)
         if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.ndim != 1:
@@ -80,18 +81,37 @@ class Codec:
         Raises QuantizeError naming the tensor for bytes that mean nothing.
         """
         try:
-            values = self.quantizer.dequantize(packed, shape)
+            with self._guarded("failed to decode", tensor):
+                values = self.quantizer.dequantize(_sealed(packed), shape)
         except QuantizeError as error:
             raise QuantizeError(f"{tensor}: {error}") from error
-        except Exception as error:  # a third party's code may raise anything
-            raise self._blamed(f"failed to decode: {type(error).__name__}: {error}", tensor) from error
         if not isinstance(values, np.ndarray) or values.dtype != np.float32 or values.shape != shape:
             raise self._blamed(f"decoded to something other than float32 of shape {shape}", tensor)
-        return values
+        return values if values.flags.writeable else values.copy()
+
+    def tuned(self, tune: Callable[[], Quantizer]) -> "Codec":
+        """The codec of the quantizer that `tune` returns, which has the same name and layout as this one."""
+        with self._guarded("failed to be tuned"):
+            quantizer = tune()
+            same = isinstance(quantizer, Quantizer) and (quantizer.name, quantizer.layout) == (self.name, self.layout)
+        if not same:
+            raise self._blamed("changed its name or its layout when it was tuned")
+        return replace(self, quantizer=quantizer)
+
+    def _guarded(self, failure: str, tensor: str = "") -> AbstractContextManager[None]:
+        return guarded(self._sentence(failure, tensor), QuantizeError)
 
     def _blamed(self, what: str, tensor: str = "") -> PluginError:
+        return PluginError(self._sentence(what, tensor))
+
+    def _sentence(self, what: str, tensor: str) -> str:
         where = f"{tensor}: " if tensor else ""
-        return PluginError(f"{where}quantizer {self.name} of {self.owner} {what}")
+        return f"{where}quantizer {self.name} of {self.owner} {what}"
+
+
+def _sealed(array: NDArray[_Item]) -> NDArray[_Item]:
+    """A read-only view; unlike one whose flag was cleared, it cannot be made writeable again."""
+    return np.asarray(memoryview(array).toreadonly())  # type: ignore[arg-type]  # a buffer, from Python 3.12 on by type
 
 
 def _described(packed: object) -> str:

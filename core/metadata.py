@@ -9,12 +9,14 @@ from conform.contract.spec import Contract
 from conform.core.checkpoint.vocabulary import Vocabulary
 from conform.core.errors import PluginError
 from conform.core.gguf.types import ValueType
+from conform.core.guard import guarded
 from conform.core.quantizer import Layout
 
 __all__ = [
     "ExportFacts",
     "KeyValue",
     "MetadataWriter",
+    "OwnedWriter",
     "boolean",
     "f32",
     "f32_array",
@@ -24,6 +26,8 @@ __all__ = [
     "string_array",
     "u32",
 ]
+
+_FLOATS = (ValueType.FLOAT32, ValueType.FLOAT64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,31 @@ class MetadataWriter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class OwnedWriter:
+    """The one way in which conform calls a metadata writer; `owner` is `distribution version` of its plugin."""
+
+    writer: MetadataWriter
+    owner: str
+
+    def keys(self, name: str, facts: ExportFacts) -> Mapping[str, KeyValue]:
+        """The keys of the writer of that name.
+
+        Raises PluginError naming writer and owner when it raises anything, or returns a malformed key or value.
+        """
+        who = f"metadata writer {name} of {self.owner}"
+        with guarded(f"{who} failed"):
+            keys = dict(self.writer.keys(facts))
+        for key, value in keys.items():
+            if not isinstance(key, str) or not key.isprintable() or not key:
+                raise PluginError(f"{who}: {key!r} is not a metadata key; expected a printable text")
+            if not isinstance(value, KeyValue) or not _is_sound(value):
+                raise PluginError(
+                    f"{who}: {key} has no usable value; expected a KeyValue of a finite value of its type"
+                )
+        return keys
+
+
 def u32(value: int) -> KeyValue:
     """A count or an id."""
     return KeyValue(ValueType.UINT32, value)
@@ -98,16 +127,16 @@ def i32_array(values: Sequence[int]) -> KeyValue:
     return KeyValue(ValueType.ARRAY, tuple(values), ValueType.INT32)
 
 
-def gather_metadata(writers: Mapping[str, MetadataWriter], facts: ExportFacts) -> dict[str, KeyValue]:
+def gather_metadata(writers: Mapping[str, OwnedWriter], facts: ExportFacts) -> dict[str, KeyValue]:
     """The keys of all writers, in the order in which the writers were registered.
 
-    Raises PluginError naming the writer when it raises anything, returns a malformed key or value, or sets a key
-    to another value than a writer before it.
+    Raises PluginError naming the writer that breaks the protocol, or sets a key to another value than a writer before
+    it.
     """
     keys: dict[str, KeyValue] = {}
     origin: dict[str, str] = {}
-    for name in writers:
-        for key, value in _keys_of(name, writers[name], facts).items():
+    for name, writer in writers.items():
+        for key, value in writer.keys(name, facts).items():
             if key in keys and keys[key] != value:
                 raise PluginError(f"metadata writers {origin[key]} and {name} set {key} to different values")
             keys.setdefault(key, value)
@@ -115,25 +144,20 @@ def gather_metadata(writers: Mapping[str, MetadataWriter], facts: ExportFacts) -
     return keys
 
 
-def _keys_of(name: str, writer: MetadataWriter, facts: ExportFacts) -> Mapping[str, KeyValue]:
-    try:
-        keys = dict(writer.keys(facts))
-    except Exception as error:  # a third party's code may raise anything
-        raise PluginError(f"metadata writer {name} failed: {type(error).__name__}: {error}") from error
-    for key, value in keys.items():
-        if not isinstance(key, str) or not key.isprintable() or not key:
-            raise PluginError(f"metadata writer {name}: {key!r} is not a metadata key; expected a printable text")
-        if not isinstance(value, KeyValue) or not _is_sound(value):
-            raise PluginError(
-                f"metadata writer {name}: {key} has no usable value; expected a KeyValue with a finite number"
-            )
-    return keys
-
-
 def _is_sound(value: KeyValue) -> bool:
-    if isinstance(value.value, float) and not math.isfinite(value.value):
-        return False
     if value.item is None:
-        return isinstance(value.kind, ValueType) and isinstance(value.value, str | int | float)
-    scalar = isinstance(value.item, ValueType) and value.item is not ValueType.ARRAY
-    return scalar and value.kind is ValueType.ARRAY and isinstance(value.value, tuple)
+        return _fits(value.kind, value.value)
+    return value.kind is ValueType.ARRAY and isinstance(value.value, tuple) and _all_fit(value.item, value.value)
+
+
+def _all_fit(item: object, values: tuple[object, ...]) -> bool:
+    scalar = isinstance(item, ValueType) and item is not ValueType.ARRAY
+    return scalar and all(_fits(item, value) for value in values)
+
+
+def _fits(kind: object, value: object) -> bool:
+    if kind is ValueType.STRING:
+        return isinstance(value, str)
+    if kind in _FLOATS:
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(kind, ValueType) and kind is not ValueType.ARRAY and isinstance(value, int)

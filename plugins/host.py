@@ -16,6 +16,8 @@ from typing import Any
 import pluggy
 
 from conform.core.errors import PluginError
+from conform.core.guard import described
+from conform.core.metadata import OwnedWriter
 from conform.core.quantizer import Layout, Quantizer
 from conform.plugins import hookspecs
 from conform.plugins.builtin import BUILTIN_PLUGINS
@@ -75,15 +77,17 @@ def load_registry() -> Registry:
     for candidate in (*_builtins(), *_installed(os.environ.get(DISABLE_VARIABLE, ""))):
         try:
             plugin, objects = _load(manager, candidate)
+        except KeyboardInterrupt:
+            raise
         # A plugin may raise anything while it is imported or asked, and some call sys.exit.
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             manager.set_blocked(candidate.name)
             failures.append(Failure(candidate.name, candidate.owner, _reason(error)))
             continue
         for (kind, name), thing in zip(plugin.offers, objects, strict=True):
             if name in offered[kind]:
                 raise _clash(kind, name, plugins, plugin)
-            offered[kind][name] = thing
+            offered[kind][name] = OwnedWriter(thing, plugin.owner) if kind == "metadata writer" else thing
         plugins.append(plugin)
     return Registry(
         quantizers=offered["quantizer"],
@@ -213,5 +217,4 @@ def _clash(kind: Kind, name: str, loaded: list[Plugin], second: Plugin) -> Plugi
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+    return " ".join(str(error).split()) if isinstance(error, PluginError) else described(error)

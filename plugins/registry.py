@@ -8,7 +8,7 @@ from typing import Literal
 
 from conform.core.codec import Codec
 from conform.core.errors import PluginError
-from conform.core.metadata import MetadataWriter
+from conform.core.metadata import OwnedWriter
 from conform.core.quantizer import Quantizer
 from conform.core.runtime import RuntimeDriver
 
@@ -55,7 +55,7 @@ class Registry:
     """What is installed; built-ins come first, everything else sorted by distribution and entry point."""
 
     quantizers: Mapping[str, Quantizer]
-    metadata_writers: Mapping[str, MetadataWriter] = field(default_factory=dict)
+    metadata_writers: Mapping[str, OwnedWriter] = field(default_factory=dict)
     runtime_drivers: Mapping[str, RuntimeDriver] = field(default_factory=dict)
     plugins: tuple[Plugin, ...] = ()
     failures: tuple[Failure, ...] = ()

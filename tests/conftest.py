@@ -1,8 +1,15 @@
 """Settings that every test shares, and marks that say what a test needs."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
 
 # Nothing here may depend on how busy the machine is. In CI the examples are the same in every run.
 settings.register_profile(
@@ -30,6 +37,7 @@ FIXTURES = {
     "mutated_goref": "go",
     "torchrun": "training",
     "example_plugin": "installs",
+    "wheel_file": "installs",
 }
 
 
@@ -41,3 +49,19 @@ def pytest_collection_modifyitems(items):
         marks |= {FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in FIXTURES}
         for mark in sorted(marks):
             item.add_marker(mark)
+
+
+@pytest.fixture(scope="session")
+def wheel_file(tmp_path_factory):
+    """The wheel, built from a copy so that no build folder is left here."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for folder in ("contract", "core", "parity", "plugins", "trainer"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    options = ("--wheel", "--no-isolation", "--outdir", str(source / "dist"))
+    command = [sys.executable, "-m", "build", *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (source / "dist").glob("*.whl")
+    return path

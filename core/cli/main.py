@@ -2,13 +2,14 @@
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from conform.contract.errors import ConformError
+from conform.core.cli.failure import CRASHED, named_crashes, report_failure, say, show_tracebacks, thread_crashes
+from conform.core.cli.output import divert_stdout
 
 __all__ = ["main"]
 
@@ -33,6 +34,11 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
 class _LazyGroup(click.Group):
     """Lists every command, loads the one that is called."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with named_crashes():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -50,58 +56,39 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gguf-conform", prog_name="conform")
-def cli() -> None:
+@click.option("--traceback", is_flag=True, help="Show where an error came from, not only what it is.")
+def cli(traceback: bool) -> None:
     """Make a model that you trained run, provably the same, on the runtime that you ship.
 
-    Exit status: 0 it conforms, 1 it does not, 2 the command was used wrongly or its input cannot be read.
+    Exit status: 0 it conforms, 1 it does not, 2 the command was used wrongly or its input cannot be read, 70 an
+    internal error.
     """
+    show_tracebacks(traceback)
 
 
 def main() -> None:
-    """The console entry point: turns what a user can cause into one sentence and exit status 2."""
+    """The console entry point: whatever ends a command without an answer is one line and exit status 2 or 70."""
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be UTF-8, nor need a terminal know every character.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if sys.platform not in _PLATFORMS:
-        _say(f"{sys.platform}: not a supported platform; conform runs on Linux and macOS (on Windows, in WSL)")
+        say(f"{sys.platform}: not a supported platform; conform runs on Linux and macOS (on Windows, in WSL)")
         sys.exit(2)
+    with thread_crashes() as crashes:
+        status = _run()
+    sys.exit(CRASHED if crashes and status in (0, 1) else status)
+
+
+def _run() -> int:
     try:
         status = cli.main(prog_name="conform", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where it can still be said that it failed
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("conform: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except ConformError as error:
-        _say(str(error))
-        sys.exit(2)
-    except (BrokenPipeError, SystemExit) as error:
-        # click and rich turn a broken pipe into status 1, which here means "does not conform".
-        if isinstance(error, SystemExit) and error.code != 1:
-            raise
-        _discard_output()
-        sys.exit(141)
-    except OSError as error:
-        _discard_output()
-        where = "the output" if error.filename is None else os.fsdecode(error.filename)
-        _say(f"{where}: {error.strerror or error}")
-        sys.exit(2)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _discard_output() -> None:
-    # What is still in the buffer would fail once more when the interpreter ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _say(sentence: str) -> None:
-    # It may quote a hostile file: control characters must not reach the terminal.
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in sentence)
-    print(f"conform: {text}", file=sys.stderr)
+            divert_stdout()
+    except BaseException as error:
+        return report_failure(error)
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

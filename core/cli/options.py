@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import click
 
+from conform.core.cli.output import reserved_stdout
+
 __all__ = ["PATH", "json_option"]
 
 PATH = click.Path(path_type=Path)
@@ -27,7 +29,9 @@ def json_option(command: _Command) -> _Command:
     return option(command)
 
 
-def _report_path(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def _report_path(context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value == "-":
+        context.with_resource(reserved_stdout())
     if value is None or value == "-":
         return value
     path = Path(value)

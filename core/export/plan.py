@@ -19,7 +19,7 @@ from conform.core.export.policy import TypeOverride, storage
 from conform.core.export.transform import Transform, transform_of
 from conform.core.export.tuning import Tuning
 from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
-from conform.core.metadata import ExportFacts, KeyValue, MetadataWriter, gather_metadata
+from conform.core.metadata import ExportFacts, KeyValue, OwnedWriter, gather_metadata
 from conform.core.quantizer import Float32
 
 __all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
@@ -53,7 +53,7 @@ class ExportPlan:
     target: Path
     tensors: tuple[TensorPlan, ...]
     facts: ExportFacts
-    writers: Mapping[str, MetadataWriter]
+    writers: Mapping[str, OwnedWriter]
 
     def metadata(self, checkpoint_digest: str) -> dict[str, KeyValue]:
         """The keys of the file, given the digest of the checkpoint's content."""

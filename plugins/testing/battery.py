@@ -1,13 +1,13 @@
 """Battery: all checks, run on one quantizer."""
 
 import contextlib
-import importlib.util
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from conform.core.errors import PluginError
+from conform.core.guard import guarded
 from conform.core.quantizer import Quantizer
 from conform.plugins.testing import accuracy, edges, independent, process, purity, sizes
 from conform.plugins.testing.check import Check, CheckResult, run_check
@@ -50,20 +50,22 @@ class Certificate:
 def certify(quantizer: Quantizer, checks: tuple[Check, ...] = CHECKS) -> Certificate:
     """The certificate of a quantizer; in a test, `certificate = certify(mine)`, `assert certificate, certificate`.
 
-    Raises PluginError when hypothesis is not installed.
+    Raises PluginError for a quantizer that cannot be copied, ModuleNotFoundError without the extra `kit`.
     """
-    if importlib.util.find_spec("hypothesis") is None:
-        raise PluginError("the certification kit needs hypothesis: pip install 'gguf-conform[kit]'")
-    subject = Subject(quantizer)
+    import hypothesis  # noqa: F401  # some checks need it: its absence is no failure of the quantizer
+
+    name = str(getattr(quantizer, "name", "?"))
+    with guarded(f"quantizer {name} cannot be copied"):
+        subject = Subject(quantizer)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         _warm_up(subject)
         results = tuple(run_check(check, subject) for check in checks)
-    return Certificate(str(getattr(quantizer, "name", "?")), results)
+    return Certificate(name, results)
 
 
 def _warm_up(subject: Subject) -> None:
     # Tables, imports and compiled kernels are made at the first call; no check should measure that.
     # Whatever it raises, the checks will report.
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(PluginError), guarded("the first call failed"):
         subject.round_trip(subject.gaussian())

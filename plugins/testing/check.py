@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from conform.core.guard import described
 from conform.plugins.testing.subject import Subject
 
 __all__ = ["Check", "CheckFailed", "CheckResult", "NotApplicable", "Outcome", "require", "run_check"]
@@ -53,6 +54,8 @@ def run_check(check: Check, subject: Subject) -> CheckResult:
         outcome, detail = "not applicable", str(reason)
     except CheckFailed as failure:
         outcome, detail = "fail", str(failure)
-    except Exception as error:  # a third party's code may raise anything
-        outcome, detail = "fail", f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a third party's code may raise anything
+        outcome, detail = "fail", f"raised {described(error)}"
     return CheckResult(check.id, check.promise, outcome, detail)

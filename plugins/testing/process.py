@@ -6,6 +6,8 @@ import pickle
 import subprocess
 import sys
 
+from conform.core.errors import PluginError
+from conform.core.guard import guarded
 from conform.plugins.testing.check import Check, NotApplicable, require
 from conform.plugins.testing.subject import Subject
 
@@ -15,13 +17,14 @@ _SEED = 20
 _SECONDS = 300
 _CHILD = """
 import pickle, sys
+from conform.core.guard import described
 from conform.plugins.testing.process import fingerprint
 from conform.plugins.testing.subject import Subject
 try:
     quantizer = pickle.load(sys.stdin.buffer)
-except Exception as error:
-    sys.exit(f"not loaded: {type(error).__name__}: {error}")
-print(fingerprint(Subject(quantizer)))
+except BaseException as error:
+    sys.exit(f"not loaded: {described(error)}")
+print("\\n" + fingerprint(Subject(quantizer)))
 """
 
 
@@ -33,14 +36,15 @@ def fingerprint(subject: Subject) -> str:
 
 def _fresh_process(subject: Subject) -> str:
     try:
-        pickled = pickle.dumps(subject.untouched)
-    except Exception as reason:  # whatever a third party's class raises
-        raise NotApplicable(f"it cannot be sent to another process: {reason}") from reason
+        with guarded("it cannot be sent to another process"):
+            pickled = pickle.dumps(subject.untouched)
+    except PluginError as reason:
+        raise NotApplicable(str(reason)) from reason
     done = _run(pickled)
     if done.returncode and b"not loaded: " in done.stderr:
         raise NotApplicable(f"another process cannot import it: {_last_line(done.stderr)}")
     require(done.returncode == 0, f"it fails in another process: {_last_line(done.stderr)}")
-    require(done.stdout.decode().split() == [fingerprint(subject)], "another process gives other bytes or values")
+    require(done.stdout.split()[-1:] == [fingerprint(subject).encode()], "another process gives other bytes or values")
     return "the same bytes and values in another process with other string hashes"
 
 

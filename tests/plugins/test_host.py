@@ -94,6 +94,8 @@ BROKEN = {
     "syntax": ("def broken(:\n", "SyntaxError"),
     "import": ("import no_such_module_at_all\n", "no_such_module_at_all"),
     "exit": ("raise SystemExit(3)\n", "SystemExit: 3"),
+    "base exception": ("import asyncio\nraise asyncio.CancelledError\n", "CancelledError"),
+    "generator exit": (PLAIN.replace("return [Plain()]", "raise GeneratorExit"), "GeneratorExit"),
     "no API": (PLAIN.replace("CONFORM_PLUGIN_API = 1", ""), "CONFORM_PLUGIN_API is None"),
     "other API": (PLAIN.replace("CONFORM_PLUGIN_API = 1", "CONFORM_PLUGIN_API = 2"), "CONFORM_PLUGIN_API is 2"),
     "misspelt hook": (

@@ -12,6 +12,8 @@ import click
 from conform.contract.load import load_contract
 from conform.contract.spec import ModelSpec
 from conform.core.cli.console import console, print_table
+from conform.core.cli.extras import missing_extra
+from conform.core.cli.failure import named_crashes, report_failure
 from conform.core.cli.options import json_option
 from conform.core.cli.output import check_replaceable, write_json, write_text_atomically
 from conform.trainer.config import TrainConfig, config_help, read_config, with_values
@@ -194,17 +196,16 @@ def _run(request: TrainRequest) -> int:
     if not is_worker():
         return _work(request)
     try:
-        status = _work(request)
-    except ConformError as error:
-        # Once on each host: what was wrong may be wrong there only.
-        if is_first_of_host():
-            console(stderr=True).print(f"conform: {error}", markup=False)
-        status = 2
+        with named_crashes():
+            status = _work(request)
     except KeyboardInterrupt:
         status = 130
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        status = 70
+    except BaseException as error:
+        # What a user can mend is said once on each host, for it may be wrong there only; a crash by every process.
+        mendable = isinstance(error, ConformError) or bool(missing_extra(error))
+        status = report_failure(error, silent=mendable and not is_first_of_host())
+    if sys.modules.get("torch") is None:  # refused before it was needed, or not installed
+        return status
     from conform.trainer.distributed.world import exit_worker
 
     return exit_worker(status)

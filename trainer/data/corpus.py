@@ -147,11 +147,9 @@ def _json_text(line: bytes, text_key: str) -> str:
 
 
 def _parquet_rows(source: Source, text_key: str, _max_chars: int, on_bad: OnBad) -> _Texts:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"{source.name}: reading Parquet needs pyarrow: pip install 'gguf-conform[data]'") from error
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         # Opened here: pyarrow knows no file whose name is not UTF-8.
         with open_regular(source.path) as file, parquet.ParquetFile(file, pre_buffer=False) as table:
@@ -201,10 +199,8 @@ def _decompressed(source: Source, raw: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _zstandard(source: Source, raw: IO[bytes]) -> Iterator[IO[bytes]]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise DataError(f"{source.name}: reading .zst needs zstandard: pip install 'gguf-conform[data]'") from error
+    import zstandard
+
     try:
         yield io.BufferedReader(ZstdStream(raw), _BLOCK)
     except (EOFError, zstandard.ZstdError) as error:

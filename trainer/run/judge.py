@@ -96,21 +96,33 @@ class Judge:
 
     def _one(self, codec: Codec, weights: Mapping[str, Tensor], tokens: Tensor, ours: Tensor, step: int) -> Judgement:
         try:
-            decoded = _decoded(self._spec, weights, codec)
+            divergence, added = self._costs(codec, weights, tokens, ours)
         # A run of days must not end because a plugin that merely observes it is broken.
         except (QuantizeError, PluginError) as error:
             nan = math.nan
             return Judgement(codec.name, nan, nan, nan, f"step {step}: {codec.name} is impossible: {error}")
-        spec = replace(self._spec, linear="dense")
-        theirs = _states(spec, decoded, tokens, int8=codec.layout.ggml_type == I2_S)
-        output = weights["model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"]
-        divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten(), self._chunk)
         history = self._history.setdefault(codec.name, [])
         kl = float(divergence.mean())
         alarm = off_trend(history, step, kl)
         history.append((step, kl))
         p99 = float(divergence.quantile(0.99))
         return Judgement(codec.name, kl, p99, float(added.mean()), f"{codec.name}: {alarm}" if alarm else "")
+
+    def _costs(
+        self, codec: Codec, weights: Mapping[str, Tensor], tokens: Tensor, ours: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """KL divergence and loss added at each position, all finite.
+
+        Raises QuantizeError or PluginError.
+        """
+        decoded = _decoded(self._spec, weights, codec)
+        spec = replace(self._spec, linear="dense")
+        theirs = _states(spec, decoded, tokens, int8=codec.layout.ggml_type == I2_S)
+        output = weights["model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"]
+        divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten(), self._chunk)
+        if not (divergence.isfinite().all() and added.isfinite().all()):
+            raise QuantizeError(f"the model, or what {codec.owner} decodes of it, computes NaN or infinity")
+        return divergence, added
 
 
 def off_trend(history: Sequence[tuple[int, float]], step: int, kl: float) -> str:
@@ -138,7 +150,8 @@ def _decoded(spec: ModelSpec, weights: Mapping[str, Tensor], codec: Codec) -> di
         if tensor.storage_class == "linear":
             # A ternary layer is exported as what it computes with, not as its latent weights.
             source = weights[tensor.name]
-            values = (effective_weight(source) if spec.linear == "ternary" else source).numpy()
+            # Never the weights themselves: a plugin that writes behind its array's back must not change the run.
+            values = (effective_weight(source) if spec.linear == "ternary" else source.clone()).numpy()
             packed = codec.pack(tensor.name, values)
             decoded[tensor.name] = torch.from_numpy(codec.unpack(tensor.name, packed, values.shape))
     return decoded

@@ -111,10 +111,6 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _event_writer(run: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise TrainError(
-            "tensorboard = true needs the tensorboard package; pip install 'gguf-conform[report]'"
-        ) from error
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(run / "tensorboard"))

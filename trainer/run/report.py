@@ -50,16 +50,14 @@ class Curve:
 def run_report(run: Path) -> str:
     """The HTML page of a run, finished or not.
 
-    Raises TrainError when the folder holds no run, nothing was measured yet, or the packages that draw are missing.
+    Raises TrainError when the folder holds no run or nothing was measured yet.
     """
     record = RunFolder(run).read_record()
     records = list(read_metrics(run))
     if not any(entry["kind"] == "step" for entry in records):
         raise TrainError(f"{run}: no step was recorded yet; train first")
-    try:
-        import jinja2
-    except ImportError as error:
-        raise TrainError("a report needs jinja2 and matplotlib; pip install 'gguf-conform[report]'") from error
+    import jinja2
+
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     try:
         return environment.from_string(_TEMPLATE).render(
@@ -99,11 +97,9 @@ def _points(entries: Sequence[Mapping[str, Any]], key: str, quantizer: str | Non
 
 def _draw(curve: Curve) -> str:
     """The curve as an SVG element; the same bytes for the same data."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainError("a report needs jinja2 and matplotlib; pip install 'gguf-conform[report]'") from error
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({"svg.hashsalt": "conform", "svg.fonttype": "none"}):
         figure = Figure(figsize=(9, 3), layout="constrained")
         axes = figure.add_subplot()

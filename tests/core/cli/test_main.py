@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -98,3 +99,62 @@ def test_another_platform_is_refused_with_one_sentence():
     assert result.returncode == 2
     sentence = "win32: not a supported platform; conform runs on Linux and macOS (on Windows, in WSL)"
     assert result.stderr == f"conform: {sentence}\n"
+
+
+def run_broken(command, *arguments):
+    """`conform plugins …` in a process of its own where the listing does what the code says."""
+    code = (
+        "import asyncio, atexit, os, sys, threading; from conform.core.cli import main; import conform.plugins.host\n"
+        f"def load_registry():\n    {command}\n"
+        "conform.plugins.host.load_registry = load_registry\n"
+        "main.main()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("raise ZeroDivisionError('oops')", "ZeroDivisionError: oops"),
+        ("raise ZeroDivisionError('one\\ntwo')", "ZeroDivisionError: one two"),
+        ("raise MemoryError", "MemoryError"),
+        ("raise EOFError('short')", "EOFError: short"),
+        ("raise asyncio.CancelledError", "CancelledError"),
+        ("raise ModuleNotFoundError('No module', name='numba')", "ModuleNotFoundError: No module"),
+        ("sys.exit(0)", "SystemExit: 0"),
+        ("sys.exit(1)", "SystemExit: 1"),
+        ("sys.exit('gone')", "SystemExit: gone"),
+    ],
+)
+def test_a_crash_is_one_line_and_exit_70(code, sentence):
+    result = run_broken(code, "plugins")
+    hint = "; run `conform --traceback COMMAND …` to see where\n"
+    assert (result.returncode, result.stdout, result.stderr) == (70, "", f"conform: internal error: {sentence}{hint}")
+
+
+def test_a_traceback_is_shown_when_asked_for():
+    result = run_broken("raise ZeroDivisionError('oops')", "--traceback", "plugins")
+    assert result.returncode == 70
+    assert "in load_registry" in result.stderr
+    assert result.stderr.endswith("\nconform: internal error: ZeroDivisionError: oops\n")
+
+
+def test_a_thread_that_crashes_is_no_answer():
+    code = (
+        "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join(); return conform.plugins.registry.Registry({})"
+    )
+    result = run_broken(code, "plugins")
+    assert result.returncode == 70
+    assert result.stderr.startswith("conform: internal error: in a thread: ZeroDivisionError: division by zero; run")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_a_plugin_prints_does_not_reach_the_report():
+    code = (
+        "print('Python'); os.write(1, b'C\\n'); sys.__stdout__.write('saved\\n'); "
+        "os.system('echo child'); atexit.register(print, 'the end'); return conform.plugins.registry.Registry({})"
+    )
+    result = run_broken(code, "plugins", "--json")
+    assert json.loads(result.stdout) == {"failures": [], "plugins": []}
+    assert sorted(result.stderr.splitlines()) == ["C", "Python", "child", "saved", "the end"]

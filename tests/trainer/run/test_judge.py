@@ -1,6 +1,9 @@
+import ctypes
 import dataclasses
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,7 +95,6 @@ def test_a_broken_plugin_raises_the_alarm_and_the_run_goes_on():
             return 4 * math.prod(shape)
 
         def quantize(self, values, importance=None):
-            values[:] = 0
             raise ZeroDivisionError("oops")
 
     found = Judge([Codec(Broken(), "acme 1.0")], SPEC, ()).judge(model(SPEC), TOKENS, 7, WORLD)[0]
@@ -101,6 +103,68 @@ def test_a_broken_plugin_raises_the_alarm_and_the_run_goes_on():
         "model.layers.0.self_attn.q_proj.weight: quantizer broken of acme 1.0 failed: ZeroDivisionError" in found.alarm
     )
     assert found.to_json()["kl"] is None
+
+
+class Disturber:
+    """Float32 as it is; each test breaks one thing of it."""
+
+    name = "broken"
+    layout = Layout(9000, 1)
+
+    def nbytes(self, shape):
+        return 4 * math.prod(shape)
+
+    def quantize(self, values, importance=None):
+        return values.view(np.uint8).ravel().copy()
+
+    def dequantize(self, packed, shape):
+        return packed.view(np.float32).reshape(shape).copy()
+
+
+def write(quantizer, values, importance=None):
+    values[:] = 0
+
+
+def write_behind_the_guard(quantizer, values, importance=None):
+    ctypes.memset(values.ctypes.data, 0, values.nbytes)
+    return np.zeros(values.nbytes, np.uint8)
+
+
+def end_the_process(*_):
+    sys.exit(0)
+
+
+def decode_to_nan(quantizer, packed, shape):
+    return np.full(shape, math.nan, np.float32)
+
+
+def decode_to_infinity(quantizer, packed, shape):
+    return np.full(shape, 3e38, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"quantize": write}, "read-only"),
+        ({"quantize": write_behind_the_guard}, "changed its input"),
+        ({"quantize": end_the_process}, "failed: SystemExit: 0"),
+        ({"dequantize": end_the_process}, "failed to decode: SystemExit: 0"),
+        ({"nbytes": end_the_process}, "SystemExit: 0"),
+        ({"dequantize": decode_to_nan}, "what acme 1.0 decodes of it, computes NaN or infinity"),
+        ({"dequantize": decode_to_infinity}, "what acme 1.0 decodes of it, computes NaN or infinity"),
+    ],
+)
+def test_whatever_a_plugin_does_is_recorded_and_the_weights_stay(broken, reason):
+    quantizer = type("Broken", (Disturber,), broken)()
+    built = model(SPEC)
+    before = {name: p.detach().clone() for name, p in built.named_parameters()}
+    judge = Judge([Codec(quantizer, "acme 1.0")], SPEC, ())
+    for step in range(6):  # a trend would be drawn through what was found before
+        (found,) = judge.judge(built, TOKENS, step, WORLD)
+        assert f"step {step}: broken is impossible: " in found.alarm
+        assert reason in found.alarm
+        assert found.to_json()["kl"] is None
+    assert all(torch.equal(p, before[name]) for name, p in built.named_parameters())
 
 
 def test_an_unknown_quantizer_is_refused_by_name():
