@@ -23,7 +23,7 @@ __all__ = ["verify"]
 )
 @json_option
 def verify(file: Path, contract_name: str | None, json_path: str | None) -> int:
-    """Check the GGUF file FILE against its contract: tensors, keys, offsets, sizes, values.
+    """Check the GGUF file FILE against its contract: tensors, keys, offsets, sizes, values, digests.
 
     Exit status: 0 it conforms, 1 it does not, 2 it is not a GGUF file.
     """
