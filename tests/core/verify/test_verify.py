@@ -166,6 +166,13 @@ def test_a_special_id_behind_the_last_token_is_an_error(exported, check, rewrite
     assert check(rewrite(exported["f16"], {key: u32(399)})) == []
 
 
+@pytest.mark.parametrize(("quant", "kind"), [("f32", 26), ("f16", 25)], ids=["i32", "i16"])
+def test_weights_are_not_whole_numbers(exported, check, rewrite, quant, kind):
+    tensor = {"f32": "blk.0.attn_norm.weight", "f16": "blk.0.attn_q.weight"}[quant]
+    findings = check(rewrite(exported[quant], tensors={tensor: {"ggml_type": kind}}))
+    assert [(f.where, f.expected) for f in findings if f.severity == "error"] == [(tensor, "a type that holds weights")]
+
+
 def test_a_transposed_tensor_is_called_so(exported, check, rewrite):
     (finding,) = check(rewrite(exported["f16"], tensors={"blk.0.ffn_up.weight": {"shape": (256, 512)}}))
     assert (finding.expected, finding.found, finding.hint) == ("shape 512×256", "shape 256×512", "it is transposed")
