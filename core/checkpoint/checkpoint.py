@@ -19,6 +19,8 @@ from conform.core.quantizer import Float32
 
 __all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
 
+_WAIT = "try again when nothing writes it any more"
+
 
 class Checkpoint:
     """The weights of one folder (or one safetensors file), and what stands beside them.
@@ -66,6 +68,24 @@ class Checkpoint:
 
         Raises CheckpointError naming a file that is missing or is not the one the sidecar lists.
         """
+        self.__dict__["digest"] = self._hash(progress)
+        return self.digest
+
+    def check_unchanged(self) -> None:
+        """Pass when every weight file still is what was opened and hashed; hashes all of them anew.
+
+        Raises CheckpointError otherwise: what was read in between then belongs to no digest.
+        """
+        for path in self.files:
+            found = read_safetensors_header(path)
+            if any(found.get(name) != tensor for name, tensor in self._stored.items() if tensor.path == path):
+                raise CheckpointError(f"{path}: changed while it was read; {_WAIT}")
+        now = self._hash()
+        if now != self.digest:
+            change = f"from digest {self.digest[:16]}… to {now[:16]}…"
+            raise CheckpointError(f"{self.path}: changed while it was read, {change}; {_WAIT}")
+
+    def _hash(self, progress: Callable[[int], None] | None = None) -> str:
         stated = dict(self.sidecar.files) if self.sidecar else {}
         lines = []
         for path in sorted({*self.files, *(self.folder / name for name in stated)}):
@@ -81,8 +101,7 @@ class Checkpoint:
                 )
             if path in self.files:
                 lines.append(f"{actual}  {name}\n")
-        self.__dict__["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
-        return self.digest
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def read(self, name: str) -> Float32:
         """The values of one tensor as float32, a fresh array in its stored shape.

@@ -48,6 +48,7 @@ def verify_against(
     findings += check_pieces(file, vocabulary)
     for spec in inventory(asked.model):
         findings += _check_weights(file, spec, source, asked, catalog)
+    source.check_unchanged()
     return dataclasses.replace(verification, findings=tuple(findings))
 
 

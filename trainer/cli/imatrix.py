@@ -93,7 +93,9 @@ def measure(
     for tensor in inventory(spec.model):
         opened.check_finite(tensor.name)
     sequence = min(sequence, spec.model.context)
+    opened.hash_files()
     model = importance.load_model(opened, spec.model, _device(device))
+    opened.check_unchanged()
     with TokenLoader(data, sequence, batch, seed) as loader:
         _check_vocabulary(loader, spec.model.vocab, data)
         provenance = {

@@ -177,6 +177,42 @@ def test_a_changed_checkpoint_is_refused(plan, checkpoint, micro):
         run_export(made)
 
 
+@pytest.mark.parametrize("sidecar", [True, False], ids=["sidecar", "bare"])
+@pytest.mark.parametrize("quant", ["f16", "q8_0"])
+def test_a_checkpoint_that_changes_meanwhile_is_refused(plan, checkpoint, micro, quant, sidecar):
+    path = checkpoint / "model.safetensors"
+    if not sidecar:
+        (checkpoint / "conform.json").unlink()
+    made = plan(checkpoint, micro, quant)
+    before = sorted(os.listdir(made.target.parent))
+
+    def rewrite(name):
+        weights = load_file(path)
+        weights["model.norm.weight"] += 1
+        save_file(weights, path)
+
+    with pytest.raises(CheckpointError, match=r"changed"):
+        run_export(made, rewrite)
+    assert sorted(os.listdir(made.target.parent)) == before
+
+
+def test_a_quantizer_that_rewrites_the_checkpoint_is_noticed(plan, checkpoint, micro):
+    path = checkpoint / "model.safetensors"
+    (checkpoint / "conform.json").unlink()
+    made = plan(checkpoint, micro, "q8_0")
+    original = next(tensor.codec.quantizer for tensor in made.tensors if tensor.codec.name == "q8_0")
+
+    def quantize(values, importance=None):
+        with path.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"\0\0\0\0")
+        return original.quantize(values, importance)
+
+    with pytest.raises(CheckpointError, match=r"changed while it was read, from digest \w{16}… to \w{16}…"):
+        run_export(break_quantizer(made, quantize=quantize))
+    assert not made.target.exists()
+
+
 def wrong_size(values, importance=None):
     return np.zeros(3, np.uint8)
 
