@@ -110,6 +110,7 @@ def measure(
             click.echo(f"{output}: going on after {sums.chunks} of {chunks} sequences", err=True)
         grown = importance.accumulate(model, _batches(loader, sums.chunks, chunks), sums)
         _run(grown, sums, chunks, lambda: importance.write_partial(partial, sums, provenance))
+        loader.check_unchanged()
     write_imatrix(output, sums.matrix(data.resolve().name, sequence, provenance))
     partial.unlink(missing_ok=True)
     click.echo(f"{output}: {len(sums.sums)} tensors over {sums.tokens:,} tokens in {sums.chunks} sequences")

@@ -84,6 +84,7 @@ def train_tokenizer(
     if (out / TOKENIZER_NAME).exists():
         raise TokenizerError(f"{out / TOKENIZER_NAME}: exists; choose another folder or delete it")
     sources = find_sources(inputs, suffixes)
+    digests = [source_sha256(source) for source in sources]
 
     skipped: set[str] = set()
 
@@ -99,12 +100,13 @@ def train_tokenizer(
 
     sample = _sample(texts, sample_chars)
     content = _train(sample, vocab)
+    _require_unchanged(sources, digests)
     _make_folder(out)
     # Under its name only when the other files are there: an interrupted command can then simply be repeated.
     unfinished = out / f".{TOKENIZER_NAME}.unfinished"
     _write(unfinished, content)
     report = measure(unfinished, sample, tokenizer_sha256(unfinished), semantic_digest(unfinished), len(skipped))
-    _write(out / "recipe.toml", _recipe_toml(sources, vocab, text_key, sample_chars).encode())
+    _write(out / "recipe.toml", _recipe_toml(sources, digests, vocab, text_key, sample_chars).encode())
     _write(out / "report.json", (json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n").encode())
     unfinished.replace(out / TOKENIZER_NAME)
     return report
@@ -190,11 +192,24 @@ def _why(message: str, vocab: int) -> str:
     return f"SentencePiece cannot train on this text: {message[:300]}"
 
 
-def _recipe_toml(sources: Sequence[Source], vocab: int, text_key: str, sample_chars: int) -> str:
+def _require_unchanged(sources: Sequence[Source], digests: Sequence[str]) -> None:
+    for source, digest in zip(sources, digests, strict=True):
+        if source_sha256(source) != digest:
+            raise TokenizerError(
+                f"{source.path}: changed while the tokenizer was trained; try again when nothing writes it any more"
+            )
+
+
+def _recipe_toml(
+    sources: Sequence[Source], digests: Sequence[str], vocab: int, text_key: str, sample_chars: int
+) -> str:
     import sentencepiece
 
     options = {"sentencepiece": sentencepiece.__version__, "vocab_size": vocab, **RECIPE}
-    files = [{"name": source.name, "bytes": source.nbytes, "sha256": source_sha256(source)} for source in sources]
+    files = [
+        {"name": source.name, "bytes": source.nbytes, "sha256": digest}
+        for source, digest in zip(sources, digests, strict=True)
+    ]
     corpus = {"text_key": text_key, "sample_chars": sample_chars, "sources": files}
     return "# How tokenizer.model was made.\n" + toml_text({"recipe": options, "corpus": corpus})
 
