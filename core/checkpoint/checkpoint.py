@@ -11,7 +11,7 @@ from conform.contract.spec import Contract
 from conform.core.checkpoint.safetensors_header import StoredTensor, read_safetensors_header
 from conform.core.checkpoint.safetensors_index import read_safetensors_folder, read_safetensors_index
 from conform.core.checkpoint.safetensors_values import check_finite, equal_bytes, read_values
-from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
+from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, listed_path, read_sidecar
 from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
 from conform.core.files.json import read_json_object
@@ -88,11 +88,15 @@ class Checkpoint:
     def _hash(self, progress: Callable[[int], None] | None = None) -> str:
         stated = dict(self.sidecar.files) if self.sidecar else {}
         lines = []
-        for path in sorted({*self.files, *(self.folder / name for name in stated)}):
+        for path in sorted({*self.files, *(listed_path(self.folder, name) for name in stated)}):
             name = path.relative_to(self.folder).as_posix()
             if not path.is_file():
                 raise CheckpointError(
                     f"{path}: missing, though {SIDECAR_NAME} lists it; the checkpoint is not complete"
+                )
+            if stated and name not in stated:
+                raise CheckpointError(
+                    f"{path}: holds weights, but {SIDECAR_NAME} does not list it; nothing shows a change"
                 )
             actual = file_sha256(path, progress)
             if stated.get(name, actual) != actual:

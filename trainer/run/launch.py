@@ -85,6 +85,7 @@ def _reopen(request: Request, folder: RunFolder, world: World, view: View) -> st
     found = store.newest()
     for torn in found.torn:
         view.note(f"passed over {torn.path}: {torn.reason}")
+    _refuse_all_torn(found, store)
     _refuse_mismatch(found, record)
     find_quantizers(config.judge)
     _refuse_uncompilable(config, world)
@@ -150,6 +151,15 @@ def _refuse_other_contract(request: Request, record: RunRecord, folder: RunFolde
         raise TrainError(
             f"{folder.path}: was begun with contract {record.contract.name} ({record.contract.digest[:16]}…), not with "
             f"{wanted.name} ({wanted.digest[:16]}…); resume it without --contract, or begin a new run with --out"
+        )
+
+
+def _refuse_all_torn(found: Found, store: CheckpointStore) -> None:
+    # Days of training may be lost by beginning again: only the user can say that they are.
+    if found.path is None and found.torn:
+        raise TrainError(
+            f"{store.folder}: holds no checkpoint that can be resumed from ({len(found.torn)} passed over, the newest: "
+            f"{found.torn[0].reason}); restore one, or remove that folder to begin again at step 0"
         )
 
 

@@ -9,6 +9,7 @@ from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
 from conform.core.errors import CheckpointError
 from conform.core.export import ExportRequest, export_checkpoint
+from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import read_gguf
 from conform.core.metadata import f32_array, i32_array, string, string_array
 from conform.core.verify import verify_file
@@ -103,7 +104,8 @@ def test_a_source_needs_a_tokenizer(exported, registry, make_checkpoint, micro_t
     path.write_bytes(exported["bf16"])
     bare = make_checkpoint(tmp_path / "bare", micro_ternary, sidecar=False)
     (bare / "tokenizer.model").rename(tokenizer)
-    write_sidecar(bare, Sidecar(micro_ternary, micro_ternary.digest, {}))
+    files = {"model.safetensors": file_sha256(bare / "model.safetensors")}
+    write_sidecar(bare, Sidecar(micro_ternary, micro_ternary.digest, files))
     with pytest.raises(CheckpointError, match=r"no tokenizer\.model beside the weights; name one with --tokenizer"):
         verify_against(path, registry, bare)
     assert verify_against(path, registry, bare, tokenizer=tokenizer).findings == ()
