@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # What the edit loop leaves out; tests/conftest.py says which tests have these marks.
 LATER := go or training or installs or slow
 
-.PHONY: help demo milestone-1 milestone-2 check test lint format clean
+.PHONY: help demo milestone-1 milestone-2 check test torture lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test    ruff, mypy, and all tests"
 	@echo "make milestone-1   the tiny contract (16M, 32k vocabulary) in every quantisation; within an hour"
 	@echo "make milestone-2 TEXT=DIR [TRAIN=\"--steps 1000\"]   the medium contract (222M) on the machine's GPUs"
+	@echo "make torture [SECONDS=3600]   hostile files and interruptions, and a table of what held"
 	@echo "make lint    ruff and mypy only"
 	@echo "make format  let ruff format the code"
 
@@ -47,6 +48,9 @@ check: lint
 
 test: lint
 	$(PYTEST)
+
+torture: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture --seconds $(or $(SECONDS),3600)
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -3,9 +3,9 @@
     python bench/loader.py [--json result.json]
 
 Every subject delivers the same thing: shuffled batches of (batch, sequence + 1) int64 ids in one process, from the
-same tokens, read once beforehand so that the disk plays no part. Rounds take turns, so that a busy machine slows all
-alike; the medians are shown. mosaicml-streaming takes part where it is importable; it needs numpy below 2.2, so give
-it an environment of its own: pip install -e . mosaicml-streaming==0.13.0
+same tokens, read once beforehand so that the disk plays no part. The subjects take turns, so that a busy machine slows
+all alike; the medians are shown. mosaicml-streaming takes part where it can be imported; it needs numpy below 2.2, so
+give it an environment of its own: pip install -e . mosaicml-streaming==0.13.0
 """
 
 import importlib.util

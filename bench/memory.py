@@ -2,10 +2,10 @@
 
     python bench/memory.py --contract base-1.5b [--devices 8] [--micro-batch 2] [--accumulate 1] [--layers 0]
 
-The step runs on tensors without content: every operation is carried out but for its arithmetic, so that 1.5 billion
-parameters need no memory, and eight devices are one process with a process group that communicates with nobody. What
-the tensors of one device would hold is added up after every operation. It is exact for what torch allocates in eager
-mode, and knows nothing of a GPU's context, its kernels' workspaces and its allocator's fragments.
+The step runs on tensors without content: every operation is carried out except for its arithmetic, so that 1.5 billion
+parameters need no memory, and eight devices are one process in a process group that communicates with nobody. After
+every operation the bytes of all tensors that one device would hold are added up. The sum is exact for what torch
+allocates in eager mode, and knows nothing of a GPU's context, its kernels' workspaces and its allocator's fragments.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
 
 
 def simulate(spec: ModelSpec, config: TrainConfig, devices: int, micro_batch: int) -> int:
-    """Bytes that one device holds at the worst moment of two steps of the config."""
+    """The most bytes that one device holds at any time during two steps of the config."""
     with together(devices), FakeTensorMode(allow_non_fake_inputs=True):
         model = empty_model(spec, config)
         if devices > 1:
@@ -116,7 +116,7 @@ def together(devices: int) -> Iterator[None]:
 
 
 class Peak(TorchDispatchMode):
-    """Watches every operation; `nbytes` is the most that all living storages had together."""
+    """Watches every operation; `nbytes` is the most that all living storages held together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Peak(TorchDispatchMode):
         self._living: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def add(self, tensors: Any) -> None:
-        """Count these tensors, in any nesting, as long as they live; of a sharded one this process's part."""
+        """Count these tensors, however nested, as long as they live; of a sharded one, this process's part."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, Tensor):
                 local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
@@ -133,7 +133,7 @@ class Peak(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         result = function(*arguments, **(keywords or {}))
         self.add(result)
-        # Anew each time, for FSDP2 empties and refills storages that stay alive.
+        # Added up each time, for FSDP2 empties and refills storages that stay alive.
         self.nbytes = max(self.nbytes, sum(storage.nbytes() for storage in self._living))
         return result
 

@@ -3,10 +3,10 @@
     pip install 'transformers>=4.50'
     python bench/trainer.py [--contract nano] [--batch 8] [--sequence 256] [--json FILE]
 
-Each subject runs in a process of its own, in turns, so that memory is its own and load falls on all alike; the best of
-all turns counts. Both train in bfloat16 products over float32 weights, with the same fused AdamW and clipping. The last
-column relates the model's operations per second to the best matrix product of the same machine and dtype. On a machine
-that does other work besides, compare tokens per second of CPU time, and set OMP_NUM_THREADS=1.
+Each subject runs in a process of its own, so that its memory is its own, and they take turns, so that load affects all
+alike; the best turn counts. Both train in bfloat16 products over float32 weights, with the same fused AdamW and
+clipping. The last column relates the model's operations per second to the best matrix product of the same machine and
+dtype. On a machine that is busy otherwise, compare tokens per second of CPU time, and set OMP_NUM_THREADS=1.
 """
 
 import argparse

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conform.contract.errors import ContractError
-from conform.contract.mapping import from_mapping
+from conform.contract.mapping import from_mapping, shown
 from conform.contract.spec import Contract, StoragePolicy, TokenizerSpec
 
 __all__ = ["SENTENCEPIECE_BPE", "STANDARD_STORAGE", "contract_from_hf_config"]
@@ -36,9 +36,11 @@ def contract_from_hf_config(config: Mapping[str, Any], name: str) -> Contract:
     Raises ContractError naming the key when the model is not a Llama-style decoder that a contract can express.
     """
     where = f"{name}: config.json"
-    family = _FAMILIES.get(str(config.get("model_type")))
+    family = _FAMILIES.get(_text(config.get("model_type")))
     if family is None:
-        raise ContractError(f"{where}: model_type = {config.get('model_type')!r}: expected {' or '.join(_FAMILIES)}")
+        raise ContractError(
+            f"{where}: model_type = {shown(config.get('model_type'))}: expected {' or '.join(_FAMILIES)}"
+        )
     architecture, sub_norms, linear, activation = family
     _refuse_what_no_contract_expresses(config, activation, where)
     heads = _whole(config, "num_attention_heads", where)
@@ -62,7 +64,7 @@ def contract_from_hf_config(config: Mapping[str, Any], name: str) -> Contract:
         "tied_embeddings": False if config.get("tie_word_embeddings") is None else config["tie_word_embeddings"],
         "sub_norms": sub_norms,
         "linear": linear,
-        "dtype": _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "f32"),
+        "dtype": _DTYPES.get(_text(config.get("dtype") or config.get("torch_dtype")), "f32"),
     }
     sections = {
         "tokenizer": dataclasses.asdict(SENTENCEPIECE_BPE) | _special_ids(config),
@@ -84,10 +86,10 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _refuse_what_no_contract_expresses(config: Mapping[str, Any], activation: str, where: str) -> None:
-    kind = str(_rope(config).get("rope_type", _rope(config).get("type", "default")))
+    kind = _rope(config).get("rope_type", _rope(config).get("type", "default"))
     for key in ("rope_parameters", "rope_scaling"):
         if not isinstance(config.get(key), Mapping | None):
-            raise ContractError(f"{where}: {key} = {config[key]!r}: expected a JSON object or null")
+            raise ContractError(f"{where}: {key} = {shown(config[key])}: expected a JSON object or null")
     refusals = {
         "hidden_act": (config.get("hidden_act", activation), (activation,)),
         "attention_bias": (config.get("attention_bias", False), (False, None)),
@@ -97,11 +99,15 @@ def _refuse_what_no_contract_expresses(config: Mapping[str, Any], activation: st
     }
     for key, (found, accepted) in refusals.items():
         if found not in accepted:
-            raise ContractError(f"{where}: {key} = {found!r}: a contract can express {accepted[0]!r} only")
+            raise ContractError(f"{where}: {key} = {shown(found)}: a contract can express {accepted[0]!r} only")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _whole(config: Mapping[str, Any], key: str, where: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ContractError(f"{where}: {key} = {value!r}: expected a whole number")
+        raise ContractError(f"{where}: {key} = {shown(value)}: expected a whole number")
     return value

@@ -6,6 +6,7 @@ Understood are str, int, float, bool, Literal, `X | None`, tuples, lists and map
 
 import dataclasses
 import functools
+import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from conform.contract.errors import ConformError, InputError
 
-__all__ = ["Rule", "from_mapping"]
+__all__ = ["Rule", "from_mapping", "shown"]
 
 _Record = TypeVar("_Record")
 
@@ -33,6 +34,7 @@ def from_mapping(
 ) -> _Record:
     """The dataclass that parsed TOML or JSON describes: whole numbers become floats where one is declared.
 
+    No float is NaN or infinite.
     `where` names the file in errors and `key` the place in it. A field may be missing if it has a default.
     Raises InputError for anything missing, unknown (unless `ignore_unknown`), of another type or against its rule; an
     error that the dataclass itself raises is raised again with `where` before it.
@@ -48,13 +50,14 @@ class _Place:
     key: str
 
     def field(self, name: str) -> "_Place":
+        name = name[:80]
         return _Place(self.where, f"{self.key}.{name}" if self.key else name)
 
     def item(self, number: int) -> "_Place":
         return _Place(self.where, f"{self.key}[{number}]")
 
     def refusal(self, value: object, expected: str) -> InputError:
-        return InputError(f"{self.where}: {self.key} = {_shown(value)}: expected {expected}")
+        return InputError(f"{self.where}: {self.key} = {shown(value)}: expected {expected}")
 
 
 def _record(kind: type[_Record], data: object, place: _Place, ignore_unknown: bool = False) -> _Record:
@@ -140,9 +143,12 @@ def _scalar(kind: type, value: object, place: _Place) -> Any:
 def _number(value: object, place: _Place) -> float:
     number = value if type(value) is int else _expect(float, value, place)
     try:
-        return float(number)
+        converted = float(number)
     except OverflowError as error:
         raise place.refusal(value, "a number that fits into a float") from error
+    if not math.isfinite(converted):
+        raise place.refusal(value, "a finite number")
+    return converted
 
 
 def _expect(kind: type, value: object, place: _Place) -> Any:
@@ -159,7 +165,8 @@ def _table(value: object, place: _Place) -> Mapping[str, Any]:
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """The value as an error names it: at most 80 characters, whatever it is."""
     try:
         return f"{value!r:.80}"
     except (ValueError, RecursionError):  # Python refuses to print very long numbers and very deep lists

@@ -1,6 +1,6 @@
 """Runtime: the protocol of everything that runs a GGUF file and can be watched while it does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
@@ -41,11 +41,15 @@ class RuntimeFault(Exception):  # noqa: N818 - a fault of the judged runtime is 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call of the runtime may use: seconds of wall time, bytes of memory, bytes of output."""
+    """What one call of the runtime may use: seconds of wall time, bytes of memory, bytes of output.
+
+    `folder` is where it works, and where its HOME and TMPDIR are; None leaves it where conform runs.
+    """
 
     seconds: float = 120.0
     memory: int = 8 << 30
     output: int = 64 << 20
+    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,10 @@ class RuntimeDriver(Protocol):
 
     name: ClassVar[str]
     """What is typed after --driver."""
+
+    def companions(self, program: Path) -> Sequence[Path]:
+        """The programs beside it that take part as well, where there are any."""
+        ...
 
     def open(self, program: Path, model: GGUFFile, limits: Limits) -> Runtime:
         """The runtime with that model.

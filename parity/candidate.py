@@ -1,6 +1,6 @@
 """Candidate: one runtime with one GGUF file, and what is known of where the file came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conform.contract.inventory import TensorSpec
@@ -12,6 +12,7 @@ from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Runtime
 from conform.core.verify.verify import open_gguf
+from conform.parity.custody import Custody
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.launcher import Launcher
 from conform.parity.questions.sequences import Scope
@@ -42,6 +43,15 @@ class Candidate:
     registry: Registry
     source: Source | None = None
     tokenizer: PromptTokenizer | None = None
+    launcher: Launcher | None = None
+
+    def kept(self, custody: Custody) -> "Candidate":
+        """The same candidate, file and program in custody; only the runtime where nothing can start it anew."""
+        file = replace(self.file, path=custody.keep_file(self.file.path).path)
+        if self.launcher is None:
+            return replace(self, file=file)
+        launcher = self.launcher.kept(custody)
+        return replace(self, file=file, launcher=launcher, runtime=launcher.open(file))
 
 
 def open_candidate(
@@ -62,7 +72,7 @@ def open_candidate(
     file = open_gguf(model.resolve(), registry)
     source = _source(file, checkpoint, contract)
     runtime = launcher.open(file)
-    return Candidate(file, runtime, registry, source, _tokenizer(source, tokenizer))
+    return Candidate(file, runtime, registry, source, _tokenizer(source, tokenizer), launcher)
 
 
 def check_scope(scope: Scope, candidate: Candidate) -> None:

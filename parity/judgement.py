@@ -7,6 +7,7 @@ from pathlib import Path
 from conform.core.errors import ConformError
 from conform.core.runtime import Limits
 from conform.parity.candidate import Candidate, check_scope, open_candidate
+from conform.parity.custody import Custody
 from conform.parity.evidence import Evidence
 from conform.parity.ladder import Rungs, climb
 from conform.parity.launcher import DEFAULT_DRIVER, find_launcher
@@ -17,6 +18,7 @@ from conform.parity.reference.metrics import average
 from conform.parity.rungs.file import judge_file
 from conform.parity.rungs.greedy import judge_greedy
 from conform.parity.rungs.implementation import judge_implementation
+from conform.parity.rungs.integrity import judge_integrity
 from conform.parity.rungs.likelihood import judge_likelihood
 from conform.parity.rungs.quantisation import judge_quantisation
 from conform.parity.rungs.sampling import judge_sampling
@@ -59,8 +61,16 @@ def judge(
     candidate: Candidate, scope: Scope, limits: Limits, progress: Progress = silent, *, keep_going: bool = False
 ) -> Verdict:
     """The verdict on an opened candidate; `keep_going` runs every rung, whatever failed before."""
+    with Custody() as custody:
+        kept = candidate.kept(custody)
+        return replace(_judged(kept, custody, scope, limits, progress, keep_going), model=str(candidate.file.path))
+
+
+def _judged(
+    candidate: Candidate, custody: Custody, scope: Scope, limits: Limits, progress: Progress, keep_going: bool
+) -> Verdict:
     evidence = Evidence(candidate, scope, progress)
-    results = climb(_rungs(evidence, candidate), keep_going=keep_going)
+    results = climb(_rungs(evidence, candidate, custody), keep_going=keep_going)
     implementation = results["implementation"]
     if implementation.status == "fail" and implementation.compared:
         results["implementation"] = _localised(implementation, evidence)
@@ -69,11 +79,11 @@ def judge(
         rungs=tuple(results[rung] for rung in RUNGS),
         quantisation=_quantisation_ledger(evidence, results["quantisation"]),
         implementation=_implementation_ledger(evidence, results["implementation"]),
-        receipt=_receipt(evidence, candidate, scope, limits),
+        receipt=_receipt(evidence, candidate, custody, scope, limits),
     )
 
 
-def _rungs(evidence: Evidence, candidate: Candidate) -> Rungs:
+def _rungs(evidence: Evidence, candidate: Candidate, custody: Custody) -> Rungs:
     """Which evidence each rung reads; it is gathered when the rung is run."""
     return {
         "file": lambda: judge_file(evidence.file),
@@ -84,6 +94,7 @@ def _rungs(evidence: Evidence, candidate: Candidate) -> Rungs:
         "greedy": lambda: judge_greedy(evidence.greedy),
         "sampling": lambda: judge_sampling(evidence.sampling, candidate.runtime.generator),
         "likelihood": lambda: judge_likelihood(evidence.likelihood),
+        "integrity": lambda: judge_integrity(custody.kept, custody.findings()),
     }
 
 
@@ -105,9 +116,11 @@ def _implementation_ledger(evidence: Evidence, result: RungResult) -> Ledger | N
     return Ledger(average(evidence.comparison.kl), evidence.runtime_change.nats)
 
 
-def _receipt(evidence: Evidence, candidate: Candidate, scope: Scope, limits: Limits) -> Mapping[str, object]:
+def _receipt(
+    evidence: Evidence, candidate: Candidate, custody: Custody, scope: Scope, limits: Limits
+) -> Mapping[str, object]:
     try:
         sequences = evidence.observation.sequences
     except ConformError:
         sequences = []
-    return receipt(candidate, scope, limits, sequences)
+    return receipt(candidate, custody.kept, scope, limits, sequences)

@@ -22,6 +22,7 @@ _NEEDS: Mapping[RungName, tuple[RungName, ...]] = {
     "greedy": ("implementation",),
     "sampling": ("implementation",),
     "likelihood": ("implementation", "quantisation"),
+    "integrity": (),
 }
 
 

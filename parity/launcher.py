@@ -1,13 +1,15 @@
 """Launcher: the driver, the program and the limits with which a runtime is started."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conform.core.gguf.read import GGUFFile
 from conform.core.runtime import Limits, Runtime, RuntimeDriver
+from conform.parity.custody import Custody
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.goref.toolchain import build_goref
+from conform.parity.guard import companions_of, open_guarded
 from conform.plugins.registry import Registry
 
 __all__ = ["DEFAULT_DRIVER", "Launcher", "find_launcher"]
@@ -21,6 +23,7 @@ class Launcher:
     """Starts one program on any GGUF file."""
 
     driver: RuntimeDriver
+    owner: str
     program: Path
     limits: Limits
 
@@ -31,7 +34,13 @@ class Launcher:
         """
         if self.program.resolve() in {Path(sys.executable).resolve(), Path(sys.argv[0]).resolve()}:
             raise RuntimeDriverError(f"{self.program}: this is conform itself; it cannot judge its own reference")
-        return self.driver.open(self.program, file, self.limits)
+        return open_guarded(self.driver, self.owner, self.program, file, self.limits)
+
+    def kept(self, custody: Custody) -> "Launcher":
+        """The launcher of what custody keeps of the program and its companions, working in custody's folder."""
+        companions = companions_of(self.driver, self.owner, self.program)
+        program = custody.keep_program(self.program.resolve(), companions).path
+        return replace(self, program=program, limits=replace(self.limits, folder=custody.folder))
 
 
 def find_launcher(registry: Registry, driver: str, program: Path | None, limits: Limits) -> Launcher:
@@ -45,4 +54,5 @@ def find_launcher(registry: Registry, driver: str, program: Path | None, limits:
         raise RuntimeDriverError(f"{driver}: no such driver; there are {', '.join(drivers)}{failures}")
     if program is None and driver != DEFAULT_DRIVER:
         raise RuntimeDriverError(f"the driver {driver} needs a program to judge; name it with --runtime")
-    return Launcher(drivers[driver], build_goref() if program is None else program, limits)
+    owner = registry.owner(driver, "runtime driver")
+    return Launcher(drivers[driver], owner, build_goref() if program is None else program, limits)

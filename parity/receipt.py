@@ -13,19 +13,22 @@ import torch
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
 from conform.parity.candidate import Candidate
+from conform.parity.custody import Kept
 from conform.parity.questions.sequences import Scope, WatchedSequence
 
 __all__ = ["receipt"]
 
 
-def receipt(candidate: Candidate, scope: Scope, limits: Limits, sequences: Sequence[WatchedSequence]) -> dict[str, Any]:
+def receipt(
+    candidate: Candidate, kept: Sequence[Kept], scope: Scope, limits: Limits, sequences: Sequence[WatchedSequence]
+) -> dict[str, Any]:
     """Digests of runtime, file, checkpoint, tokenizer, contract and prompts; the reference's identity; the options."""
-    identity = candidate.runtime.identity
+    model, *programs = kept
     source = candidate.source
     tokenizer = source.checkpoint.tokenizer_path if source else None
     return {
-        "runtime": {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)},
-        "gguf": {"path": str(candidate.file.path), "sha256": file_sha256(candidate.file.path)},
+        "runtime": _runtime(candidate, programs),
+        "gguf": {"path": str(model.original), "sha256": model.sha256, "judged": _how(model)},
         "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
         "contract": {"name": source.contract.name, "digest": source.contract.digest} if source else None,
         "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
@@ -34,6 +37,23 @@ def receipt(candidate: Candidate, scope: Scope, limits: Limits, sequences: Seque
         "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
         "reference": _reference_identity(),
     }
+
+
+def _runtime(candidate: Candidate, programs: Sequence[Kept]) -> dict[str, Any]:
+    """The program and its companions as they were kept; one that runs in conform's own process names itself."""
+    identity = candidate.runtime.identity
+    if not programs:
+        return {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)}
+    return {
+        "driver": identity.driver,
+        "program": str(programs[0].original),
+        "sha256": {program.original.name: program.sha256 for program in programs},
+        "judged": _how(programs[0]),
+    }
+
+
+def _how(kept: Kept) -> str:
+    return "in a private copy" if kept.copied else "where it lies, hashed before and after"
 
 
 def _prompts_digest(sequences: Sequence[WatchedSequence]) -> str:

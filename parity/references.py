@@ -24,7 +24,7 @@ from conform.parity.reference.metrics import (
     summary,
 )
 from conform.parity.reference.model import Reference
-from conform.parity.reference.sampler import telling_temperature
+from conform.parity.reference.sampler import uncertain_temperature
 from conform.parity.reference.weights import CheckpointWeights, FileWeights
 from conform.parity.rungs.likelihood import LikelihoodChange
 
@@ -70,7 +70,7 @@ class References:
 
     def temperature(self, ids: tuple[int, ...]) -> float:
         """The temperature at which the token behind these is uncertain, so that a draw shows what the sampler does."""
-        return telling_temperature(self.decoded.logits(self.decoded.hidden([ids])[0][-1:])[0])
+        return uncertain_temperature(self.decoded.logits(self.decoded.hidden([ids])[0][-1:])[0])
 
     def vectors(self, ids: tuple[int, ...]) -> dict[tuple[int, str], Float32]:
         """Every intermediate vector at the last of these ids, by (layer, name)."""
@@ -133,7 +133,7 @@ class References:
     def _perturbed(self) -> Reference | None:
         """With activations flipped on purpose; None where none are quantised."""
         types = {info.ggml_type for info in self._candidate.file.tensors.values()}
-        return replace(self.decoded, arithmetic="nudged") if I2_S in types else None
+        return replace(self.decoded, arithmetic="perturbed") if I2_S in types else None
 
     @cached_property
     def _decoded_known(self) -> list[Float32]:

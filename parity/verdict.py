@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 RungName: TypeAlias = Literal[
-    "file", "tokens", "weights", "implementation", "quantisation", "greedy", "sampling", "likelihood"
+    "file", "tokens", "weights", "implementation", "quantisation", "greedy", "sampling", "likelihood", "integrity"
 ]
 RUNGS: tuple[RungName, ...] = (
     "file",
@@ -36,6 +36,7 @@ RUNGS: tuple[RungName, ...] = (
     "greedy",
     "sampling",
     "likelihood",
+    "integrity",
 )
 
 

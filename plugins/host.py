@@ -39,7 +39,7 @@ _KINDS: dict[str, Kind] = {
 _MEMBERS: dict[Kind, tuple[str, ...]] = {
     "quantizer": ("layout", "needs_importance", "nbytes", "quantize", "dequantize"),
     "metadata writer": ("keys",),
-    "runtime driver": ("open",),
+    "runtime driver": ("companions", "open"),
 }
 
 # A name is typed on command lines, matched by shell patterns and used in file names.

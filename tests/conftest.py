@@ -23,6 +23,7 @@ PLACES = {
     "plugins/test_project.py": "installs",
     "plugins/cli/test_plugins.py::test_certify": "slow",
     "plugins/quantizers/kernels/test_notice.py": "slow",
+    "torture/test_hostile.py::test_every_reader": "slow",
 }
 FIXTURES = {
     "goref": "go",

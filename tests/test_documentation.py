@@ -10,7 +10,7 @@ import pytest
 from conform.core.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = "contract|core|plugins|parity|trainer|tests|docs|demo|bench|examples"
+FOLDERS = "contract|core|plugins|parity|trainer|tests|docs|demo|bench|examples|torture"
 PAPERS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS.split("|") for path in (ROOT / folder).rglob("*.md"))]
 )

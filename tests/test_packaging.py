@@ -38,7 +38,7 @@ def test_every_dependency_is_pinned():
 def test_the_top_level_is_the_architecture():
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
     ours = folders - {"runs", "build", "dist", "gguf_conform.egg-info"}
-    assert ours == {*FOLDERS, "tests", "docs", "bench", "demo", "examples"}
+    assert ours == {*FOLDERS, "tests", "docs", "bench", "demo", "examples", "torture"}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import dataclasses
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -26,9 +25,9 @@ class _RangeType(click.ParamType[range]):
 
     name = "LOW:HIGH"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> range:
-        low, _, high = str(value).partition(":")
-        if not low.isdecimal() or (high and not high.isdecimal()) or (":" in value and not high):
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> range:
+        low, colon, high = str(value).partition(":")
+        if not low.isdecimal() or (high and not high.isdecimal()) or (colon and not high):
             self.fail(f"{value!r}: expected LOW:HIGH or a single number, as in 16:20", param, ctx)
         return range(int(low), int(high or low) + 1)
 
@@ -38,7 +37,7 @@ class _CountType(click.ParamType[int]):
 
     name = "COUNT"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
             count = Fraction(str(value).replace("_", ""))
         except (ValueError, ZeroDivisionError):
@@ -53,7 +52,7 @@ class _RatioType(click.ParamType[Fraction]):
 
     name = "RATIO"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         try:
             ratio = Fraction(str(value))
         except (ValueError, ZeroDivisionError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conform.contract.bounded import open_regular
+from conform.contract.mapping import shown
 from conform.core.errors import CheckpointError
 
 __all__ = ["StoredTensor", "read_safetensors_header"]
@@ -19,6 +20,7 @@ __all__ = ["StoredTensor", "read_safetensors_header"]
 _GGUF = int.from_bytes(b"GGUF", "little")
 _LARGEST_HEADER = 100 << 20
 _MOST_DIMENSIONS = 8
+_LONGEST_NAME = 1 << 12
 _BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -90,19 +92,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise ValueError(f"{name!r} occurs twice")
+            raise ValueError(f"{name[:80]!r} occurs twice")
         result[name] = value
     return result
 
 
 def _tensor(path: Path, name: str, entry: object, data_start: int) -> StoredTensor:
-    if not name.isprintable() or not name:
-        raise CheckpointError(f"{path}: a tensor is named {name!r}; names hold printable characters only")
+    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+        raise CheckpointError(
+            f"{path}: a tensor is named {name[:80]!r}; names hold up to {_LONGEST_NAME} printable characters only"
+        )
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
         raise CheckpointError(f"{path}: {name}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = (entry["dtype"], entry["shape"], entry["data_offsets"])
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise CheckpointError(f"{path}: {name}: unknown dtype {dtype!r}")
+        raise CheckpointError(f"{path}: {name}: unknown dtype {shown(dtype)}")
     if not _whole_numbers(shape) or len(shape) > _MOST_DIMENSIONS:
         raise CheckpointError(f"{path}: {name}: shape is not a list of up to {_MOST_DIMENSIONS} whole numbers")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:

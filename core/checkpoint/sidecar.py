@@ -27,7 +27,7 @@ class Sidecar:
     """What a checkpoint says about itself. `files` maps names in its folder to their sha256."""
 
     contract: Contract
-    contract_digest: str
+    contract_digest: _Sha256
     files: Mapping[str, _Sha256]
     tokenizer_digest: str | None = None
     data_digest: str | None = None

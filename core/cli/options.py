@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
@@ -10,7 +10,7 @@ __all__ = ["PATH", "json_option"]
 
 PATH = click.Path(path_type=Path)
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 
 def json_option(command: _Command) -> _Command:

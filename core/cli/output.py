@@ -29,7 +29,8 @@ def write_text_atomically(path: Path, text: str) -> None:
     Raises ConformError naming the path when it cannot be written.
     """
     try:
-        write_atomically(path, text.encode())
+        # The name of a file need not be UTF-8; what it holds instead has the same escape in JSON and in Python.
+        write_atomically(path, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise ConformError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -5,20 +5,21 @@
 A tensor counts as done only when the bytes in the partial file still have the sha256 that its line states.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from conform.contract.bounded import read_bounded
 from conform.core.errors import ExportError, InputError
 from conform.core.export.cost import Cost
 from conform.core.export.plan import ExportPlan
+from conform.core.files.atomic import create_new
 
 __all__ = ["ExportJournal", "JournalEntry", "fingerprint"]
 
@@ -46,15 +47,19 @@ class ExportJournal:
         self._path = target.with_name(f".{target.name}.journal")
         self._fingerprint = plan_fingerprint
         self._lock = threading.Lock()
+        self._fd = -1
         self.done: Mapping[str, JournalEntry] = self._read() if resume else {}
 
     def __enter__(self) -> "ExportJournal":
-        self._write("w", self._fingerprint)
+        with self._disk_errors():
+            self._fd = create_new(self._path, os.O_WRONLY)
+        self._write(self._fingerprint)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        os.close(self._fd)
         if kind is None or issubclass(kind, Exception):
             self._path.unlink(missing_ok=True)
 
@@ -63,12 +68,18 @@ class ExportJournal:
         fields = (cost.values, cost.errors, cost.weighted_values, cost.weighted_errors)
         line = json.dumps([name, sha256, *(field.hex() for field in fields)])
         with self._lock:
-            self._write("a", line)
+            self._write(line)
 
-    def _write(self, mode: Literal["w", "a"], line: str) -> None:
+    def _write(self, line: str) -> None:
+        view = memoryview(f"{line}\n".encode())
+        with self._disk_errors():
+            while view.nbytes:
+                view = view[os.write(self._fd, view) :]
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
         try:
-            with open(self._path, mode, encoding="utf-8", opener=_no_link) as file:
-                file.write(line + "\n")
+            yield
         except OSError as error:
             raise ExportError(f"{self._path}: cannot be written: {error.strerror}") from error
 
@@ -83,15 +94,12 @@ class ExportJournal:
         return dict(entry for line in lines[1:-1] if (entry := _entry(line)) is not None)
 
 
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
 def _entry(line: str) -> tuple[str, JournalEntry] | None:
     try:
         name, sha256, *fields = json.loads(line)
         cost = Cost(*(float.fromhex(field) for field in fields))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    sound = isinstance(name, str) and isinstance(sha256, str) and math.isfinite(cost.errors)
+    numbers = (cost.values, cost.errors, cost.weighted_values, cost.weighted_errors)
+    sound = isinstance(name, str) and isinstance(sha256, str) and all(0 <= number < math.inf for number in numbers)
     return (name, (sha256, cost)) if sound else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conform.core.errors import ConformError
 
-__all__ = ["FolderLock", "try_lock"]
+__all__ = ["FolderLock", "holds_lock", "try_lock"]
 
 _POLL_SECONDS = 0.1
 
@@ -45,6 +45,15 @@ def try_lock(descriptor: int) -> bool:
 
     On file systems that have no locks, nothing is kept from anyone and the answer is True.
     """
+    return _lock(descriptor, without_locks=True)
+
+
+def holds_lock(descriptor: int) -> bool:
+    """True when what is open there is now locked for certain: False also on file systems that have no locks."""
+    return _lock(descriptor, without_locks=False)
+
+
+def _lock(descriptor: int, *, without_locks: bool) -> bool:
     try:
         import fcntl
     except ImportError as error:
@@ -55,5 +64,5 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:  # not every network file system has locks
-        return True
+        return without_locks
     return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from conform.core.errors import ExportError
-from conform.core.files.atomic import sync_path
+from conform.core.files.atomic import create_new, refuse_irregular, sync_path
 from conform.core.files.lock import try_lock
 from conform.core.quantizer import Packed
 
@@ -37,9 +37,13 @@ class PartialFile:
     def __enter__(self) -> "PartialFile":
         with _disk_errors(self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
+            refuse_irregular(self.target)
+            refuse_irregular(self.path)
             # A link under that name would lead the writes to another file.
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             self._lock()
+            if os.fstat(self._fd).st_nlink > 1:
+                self._leave_hard_link()
             try:
                 self.found = self._resumable and os.fstat(self._fd).st_size == self._size
                 if not self.found:
@@ -105,6 +109,12 @@ class PartialFile:
         if not try_lock(self._fd) or not self._is_under_its_name():
             self._close()
             raise ExportError(f"{self.target}: another export is writing this file")
+
+    def _leave_hard_link(self) -> None:
+        # A backup that was made of links would be written through.
+        self._close()
+        self._fd = create_new(self.path, os.O_RDWR)
+        self._lock()
 
     def _is_under_its_name(self) -> bool:
         return self.path.exists() and os.path.samestat(os.fstat(self._fd), self.path.stat())

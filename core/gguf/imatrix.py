@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conform.contract.bounded import open_regular
+from conform.contract.bounded import open_regular, read_bounded
 from conform.contract.finding import Finding
 from conform.contract.inventory import TensorSpec
 from conform.core.errors import GGUFError
@@ -67,10 +67,9 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
     """
     with open_regular(path) as file:
         magic = file.read(4)
-        if magic == b"GGUF":
-            return _from_gguf(read_gguf(path))
-        content = magic + file.read(_LARGEST_LEGACY)
-    return _LegacyParser(path, content).parse()
+    if magic == b"GGUF":
+        return _from_gguf(read_gguf(path))
+    return _LegacyParser(path, read_bounded(path, _LARGEST_LEGACY, "an importance matrix")).parse()
 
 
 def write_imatrix(path: Path, matrix: ImportanceMatrix) -> None:

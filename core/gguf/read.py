@@ -98,20 +98,22 @@ class GGUFFile:
     def packed(self, name: str) -> Packed:
         """The bytes of one tensor, mapped read-only.
 
-        Raises GGUFError for a name that is not there, a size that is not known, or data past the end of the file.
+        Raises GGUFError for a name that is not there, a size that is not known, or data past the end of the file, and
+        InputError when the file can no longer be read.
         """
         tensor = self.tensors.get(name)
         if tensor is None:
             raise GGUFError(f"{self.path}: no tensor {name}")
         if tensor.problem:
             raise GGUFError(f"{self.path}: {name}: {tensor.problem}")
-        if tensor.offset + tensor.nbytes > self.size or tensor.offset + tensor.nbytes > self.path.stat().st_size:
-            raise GGUFError(
-                f"{self.path}: {name}: its data end at byte {tensor.offset + tensor.nbytes}, the file at {self.size}"
-            )
-        if tensor.nbytes == 0:
-            return np.empty(0, np.uint8)
-        return np.asarray(np.memmap(self.path, np.uint8, "r", tensor.offset, (tensor.nbytes,)))
+        end = tensor.offset + tensor.nbytes
+        with open_regular(self.path) as file:
+            size = min(self.size, os.fstat(file.fileno()).st_size)
+            if end > size:
+                raise GGUFError(f"{self.path}: {name}: its data end at byte {end}, the file at {size}")
+            if tensor.nbytes == 0:
+                return np.empty(0, np.uint8)
+            return np.asarray(np.memmap(file, np.uint8, "r", tensor.offset, (tensor.nbytes,)))
 
 
 def read_gguf(path: Path, sizes: SizeRule | None = None) -> GGUFFile:
@@ -218,7 +220,7 @@ class _Parser:
     def _name(self, what: str) -> str:
         name = self._text(f"the name of a {what}", _LONGEST_NAME)
         if not name or not name.isprintable():
-            raise self._error(f"a {what} is named {name!r}; names hold printable characters only")
+            raise self._error(f"a {what} is named {name[:80]!r}; names hold printable characters only")
         return name
 
     def _type(self, key: str) -> ValueType:

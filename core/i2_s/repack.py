@@ -177,10 +177,11 @@ def _pieces(file: GGUFFile, name: str) -> Iterator[Packed]:
 
 
 def _repacked(file: GGUFFile, name: str, source: I2SLayout, layout: I2SLayout) -> Packed:
-    packed = np.zeros(file.tensors[name].nbytes, np.uint8)
+    before = file.packed(name)  # which refuses a size that the file does not hold
+    packed = np.zeros(before.size, np.uint8)
     packed[:-TAIL] = pack_codes(_codes(file, name, source), layout)
     # What follows the scale is undefined in files of the C quantizer; zeros are what converters write.
-    packed[-TAIL : 4 - TAIL] = file.packed(name)[-TAIL : 4 - TAIL]
+    packed[-TAIL : 4 - TAIL] = before[-TAIL : 4 - TAIL]
     return packed
 
 

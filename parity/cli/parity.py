@@ -118,8 +118,8 @@ def _self_test(
             raise ConformError(f"{candidate.file.path}: planted faults are judged with every rung; give --checkpoint")
 
         def broken(binary: Path | None, file: GGUFFile, healthy: "Candidate" = candidate) -> "Candidate":
-            runtime = replace(launcher, program=binary or launcher.program).open(file)
-            return replace(healthy, file=file, runtime=runtime)
+            started = replace(launcher, program=binary or launcher.program)
+            return replace(healthy, file=file, runtime=started.open(file), launcher=started)
 
         for fault in plant_faults(candidate, broken, runtimes=with_goref):
             faults.append(fault)

@@ -38,6 +38,10 @@ class BitnetGoDriver:
 
     name: ClassVar[str] = "bitnet-go"
 
+    def companions(self, program: Path) -> Sequence[Path]:
+        """See RuntimeDriver."""
+        return [path for name in _COMPANIONS if (path := _companion(program, name)) is not None]
+
     def open(self, program: Path, model: GGUFFile, limits: Limits) -> "BitnetGo":
         """See RuntimeDriver."""
         require_program(program)
@@ -63,7 +67,7 @@ class BitnetGo:
     @cached_property
     def identity(self) -> Identity:
         """See Runtime."""
-        files = [self._program, *filter(None, map(self._companion, _COMPANIONS))]
+        files = [self._program, *BitnetGoDriver().companions(self._program)]
         return Identity("bitnet-go", str(self._program), {path.name: file_sha256(path) for path in files})
 
     @property
@@ -135,12 +139,8 @@ class BitnetGo:
         finished = self._run([self._program, *_flags(self._model, request)], environment)
         return read_answer(finished.stdout, self._model, request.prompt, request.max_tokens), finished.stderr
 
-    def _companion(self, name: str) -> Path | None:
-        path = self._program.with_name(name)
-        return path if path.is_file() and os.access(path, os.X_OK) else None
-
     def _companion_json(self, name: str, flags: Sequence[str]) -> object:
-        program = self._companion(name)
+        program = _companion(self._program, name)
         if program is None:
             return None
         finished = self._run([program, f"--model={self._model.path}", *flags], _ENVIRONMENT)
@@ -153,6 +153,11 @@ class BitnetGo:
         finished = run_program(arguments, environment, self._limits)
         raise_fault(finished, self._limits)
         return finished
+
+
+def _companion(program: Path, name: str) -> Path | None:
+    path = program.with_name(name)
+    return path if path.is_file() and os.access(path, os.X_OK) else None
 
 
 def _flags(model: GGUFFile, request: Request) -> Iterator[str]:

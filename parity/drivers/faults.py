@@ -11,10 +11,14 @@ from conform.parity.errors import RuntimeDriverError
 
 __all__ = ["raise_fault", "require_program"]
 
-# Go exits with 2 for a usage error as well as for a panic; only stderr tells them apart.
-_GO_CRASH = re.compile(
-    rb"^(panic:|fatal error:|runtime: out of memory|unexpected fault address|SIG[A-Z]+:)", re.MULTILINE
+# Go exits with 2 for a usage error as well as for a panic, Python with 1 for a refusal as well as for an exception that
+# nobody caught, such as MemoryError; only stderr tells them apart.
+_CRASH = re.compile(
+    rb"^(panic:|fatal error:|runtime: out of memory|unexpected fault address|SIG[A-Z]+:"
+    rb"|Traceback \(most recent call last\):|thread '.*' panicked at )",
+    re.MULTILINE,
 )
+_TRACEBACK = "Traceback (most recent call last):"
 
 
 def require_program(program: Path) -> None:
@@ -41,14 +45,15 @@ def raise_fault(finished: Finished, limits: Limits) -> None:
 
 
 def _kind(finished: Finished) -> FaultKind:
-    if _GO_CRASH.search(finished.stderr):
+    if _CRASH.search(finished.stderr):
         return "crashed"
     return "refused" if finished.code in {1, 2} else "answered wrongly"
 
 
 def _said(stderr: bytes) -> str:
-    """The first line of stderr that says something, without its time stamp."""
-    for line in stderr.decode(errors="replace").splitlines():
+    """The first line of stderr that says something, without its time stamp; of a Python traceback the last."""
+    lines = stderr.decode(errors="replace").splitlines()
+    for line in reversed(lines) if _TRACEBACK in lines else lines:
         text = re.sub(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d ", "", line).strip()
         if text and not text.startswith("drift_trace"):
             return ": " + "".join(c if c.isprintable() else "?" for c in text[:300])

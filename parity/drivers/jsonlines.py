@@ -6,7 +6,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,10 @@ class JsonLinesDriver:
     """Starts `PROGRAM MODEL.gguf` with one question on stdin."""
 
     name: ClassVar[str] = "jsonlines"
+
+    def companions(self, program: Path) -> Sequence[Path]:
+        """See RuntimeDriver: there are none."""
+        return ()
 
     def open(self, program: Path, model: GGUFFile, limits: Limits) -> "JsonLines":
         """See RuntimeDriver."""

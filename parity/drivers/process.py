@@ -1,14 +1,13 @@
 """Process: starts an untrusted program, and tells apart the ways in which it can end.
 
 No shell, an environment of our choosing, nothing on stdin but what is given, a process group of its own; wall time,
-memory and output are limited, and whatever is left of the group is killed at the end.
+memory and output are limited, those of its descendants with it, and whatever is left of them is killed at the end.
 """
 
 import contextlib
 import os
 import resource
 import selectors
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 from conform.core.runtime import Limits
+from conform.parity.drivers.descendants import Descendants, adopt_orphans, new_mark
 from conform.parity.errors import RuntimeDriverError
 
 __all__ = ["Ending", "Finished", "run_program"]
@@ -41,26 +41,38 @@ class Finished:
 
 
 def run_program(
-    arguments: Sequence[str | Path], environment: Mapping[str, str], limits: Limits, stdin: bytes = b""
+    arguments: Sequence[str | Path],
+    environment: Mapping[str, str],
+    limits: Limits,
+    stdin: bytes = b"",
 ) -> Finished:
     """Run it to its end or to its limits; `stdin` is all that it can read there.
 
     Raises RuntimeDriverError when it cannot be started.
     """
     deadline = time.monotonic() + limits.seconds
-    child = _start(arguments, environment, stdin)
+    adopt_orphans()
+    mark = new_mark()
+    child = _start(arguments, {**environment, **_places(limits.folder), **mark}, stdin, limits.folder)
+    descendants = Descendants(child.pid, mark)
     try:
         _limit_memory(child.pid, limits.memory)
-        stdout, stderr, stopped = _Watch(child, limits, deadline).until_the_end()
+        stdout, stderr, stopped = _Watch(child, descendants, limits, deadline).until_the_end()
     finally:
-        _kill_group(child)
+        _end(child, descendants)
     code = child.wait()
     if stopped is not None:
         return Finished(stopped, code, stdout, stderr)
     return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr)
 
 
-def _start(arguments: Sequence[str | Path], environment: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
+def _places(folder: Path | None) -> Mapping[str, str]:
+    return {} if folder is None else {"HOME": str(folder), "TMPDIR": str(folder)}
+
+
+def _start(
+    arguments: Sequence[str | Path], environment: Mapping[str, str], stdin: bytes, folder: Path | None
+) -> subprocess.Popen[bytes]:
     program = arguments[0]
     try:
         # A file, not a pipe: a program that does not read it cannot make us wait.
@@ -70,6 +82,7 @@ def _start(arguments: Sequence[str | Path], environment: Mapping[str, str], stdi
             return subprocess.Popen(
                 [os.fspath(argument) for argument in arguments],
                 env=dict(environment),
+                cwd=folder,
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -92,9 +105,8 @@ def _limit_memory(pid: int, memory: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+def _end(child: subprocess.Popen[bytes], descendants: Descendants) -> None:
+    descendants.kill()
     for pipe in (child.stdout, child.stderr):
         if pipe is not None:
             pipe.close()
@@ -103,8 +115,12 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 class _Watch:
     """Reads both pipes until they close, a limit is passed, or the program has been gone for a moment."""
 
-    def __init__(self, child: subprocess.Popen[bytes], limits: Limits, deadline: float) -> None:
+    def __init__(
+        self, child: subprocess.Popen[bytes], descendants: Descendants, limits: Limits, deadline: float
+    ) -> None:
         self._child = child
+        self._descendants = descendants
+        self._looked = 0.0
         self._limits = limits
         self._deadline = deadline
         self._gone_since: float | None = None
@@ -138,9 +154,15 @@ class _Watch:
             return "too much output"
         if time.monotonic() > self._deadline:
             return "timed out"
-        if _resident_bytes(self._child.pid) > self._limits.memory:
-            return "too much memory"
-        return None
+        return "too much memory" if self._memory_passed() else None
+
+    def _memory_passed(self) -> bool:
+        # A program that prints without end wakes us more often than its processes need counting.
+        now = time.monotonic()
+        if now - self._looked < _POLL_SECONDS:
+            return False
+        self._looked = now
+        return self._descendants.resident_bytes() > self._limits.memory
 
     def _gone(self) -> bool:
         if self._child.poll() is None:
@@ -155,13 +177,3 @@ class _Watch:
         except subprocess.TimeoutExpired:
             return "timed out"
         return None
-
-
-def _resident_bytes(pid: int) -> int:
-    """Anonymous and shared memory in use; 0 where the system does not say. Mapped files are not counted."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0
-    lines = (line.split() for line in status.splitlines() if line.startswith(("RssAnon:", "RssShmem:")))
-    return sum(int(words[1]) * 1024 for words in lines)

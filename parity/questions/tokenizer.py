@@ -65,8 +65,8 @@ def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
     try:
         processor = SentencePieceProcessor()
         processor.LoadFromSerializedProto(content)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+    except (RuntimeError, UnicodeDecodeError) as error:  # it may quote what is not UTF-8
+        raise CheckpointError(f"{path}: not a SentencePiece model: {str(error)[:200]!r}") from error
     bos = processor.bos_id() if spec is None else (spec.bos_id if spec.add_bos else -1)
     return PromptTokenizer(processor, (bos,) if bos >= 0 else ())
 

@@ -67,7 +67,9 @@ def dimensions_of_file(file: GGUFFile) -> Dimensions:
     architecture = str(file.metadata.get("general.architecture", ""))
     if architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
-        raise GGUFError(f"{file.path}: architecture {architecture!r} has no reference; it has one for {known}")
+        raise GGUFError(
+            f"{file.path}: architecture {architecture!r} has no reference implementation; those that have one: {known}"
+        )
     activation, pairing = _ARCHITECTURES[architecture]
     keys.refuse_rope_scaling()
     heads = keys.whole("attention.head_count")
@@ -121,7 +123,7 @@ class _Keys:
         kind = self._file.metadata.get(f"{self._architecture}.rope.scaling.type", "none")
         factor = self._file.metadata.get(f"{self._architecture}.rope.scaling.factor", 1.0)
         if kind not in {"", "none"} or factor != 1.0:
-            raise GGUFError(f"{self._file.path}: rope scaling {kind!r} by {factor!r} has no reference")
+            raise GGUFError(f"{self._file.path}: rope scaling {kind!r} by {factor!r} has no reference implementation")
 
     def _value(self, name: str, default: float | None) -> object:
         value = self._file.metadata.get(f"{self._architecture}.{name}", default)

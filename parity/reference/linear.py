@@ -1,4 +1,4 @@
-"""Linear: a matrix product in the arithmetic of the weights it is made of."""
+"""Linear: a matrix product, in the arithmetic that its weights call for."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -8,12 +8,15 @@ from torch import Tensor
 
 __all__ = ["Arithmetic", "Dense", "Linear", "Ternary", "product", "quantise_activations"]
 
-Arithmetic: TypeAlias = Literal["double", "single", "nudged"]
+Arithmetic: TypeAlias = Literal["double", "single", "perturbed"]
 """double: sums in float64, rounded to float32 after each product. single: everything in float32.
-nudged: double, but activations are pushed by a trifle before they are rounded to int8, so that some of them flip."""
+perturbed: as double, but activations are moved a little before they are rounded to int8, so that some round otherwise.
+"""
 
-# About one activation in four thousand flips: more than two right computations disagree on, and still few.
-_NUDGE = 2.0**-13
+# In steps of the int8 codes. Two correct runtimes that add in a different order may hold activations that differ in
+# their last bits, and a few of those lie so near a half that they round to different codes. This perturbation makes
+# about one activation in eight thousand do so: more than any order of addition does, and still few.
+_PERTURBATION = 2.0**-13
 
 # Rows of a weight matrix that are widened to float64 at a time.
 _ROWS = 4096
@@ -39,7 +42,7 @@ class Ternary:
 
     def apply(self, values: Tensor, arithmetic: Arithmetic) -> Tensor:
         """(positions, in) → (positions, out) float32; the integer sums are exact in either arithmetic."""
-        quantised, inverse = quantise_activations(values, _NUDGE if arithmetic == "nudged" else 0.0)
+        quantised, inverse = quantise_activations(values, _PERTURBATION if arithmetic == "perturbed" else 0.0)
         # Sums of whole numbers below 2^24 are exact in float32, in any order.
         sums = quantised @ self.codes.T
         if arithmetic != "single":
@@ -50,17 +53,17 @@ class Ternary:
 Linear: TypeAlias = Dense | Ternary
 
 
-def quantise_activations(values: Tensor, nudge: float = 0.0) -> tuple[Tensor, Tensor]:
+def quantise_activations(values: Tensor, perturbation: float = 0.0) -> tuple[Tensor, Tensor]:
     """Rows (positions, width) → whole numbers in [-128, 127] as float32, and the factor (positions, 1) they carry.
 
-    `nudge` is added to every other value and taken from the rest before rounding.
+    Before rounding, `perturbation` is added to the values of even index and subtracted from the others.
     """
     largest = values.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
     factor = torch.tensor(127.0, dtype=torch.float32) / largest
     scaled = values * factor
-    if nudge:
-        scaled[..., ::2] += nudge
-        scaled[..., 1::2] -= nudge
+    if perturbation:
+        scaled[..., ::2] += perturbation
+        scaled[..., 1::2] -= perturbation
     return scaled.round().clamp(-128, 127), factor
 
 

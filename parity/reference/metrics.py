@@ -61,7 +61,7 @@ def closeness(reference: Float32, subject: Float32) -> Closeness:
 def log_softmax(logits: Float32) -> Float64:
     """Log probabilities along the last axis, in float64."""
     wide = np.asarray(logits, dtype=np.float64)
-    with np.errstate(invalid="ignore"):  # what is not finite stays so, and its position is infinitely far
+    with np.errstate(invalid="ignore"):  # what is not finite stays so; its position then counts as infinitely far
         shifted = wide - wide.max(axis=-1, keepdims=True)
         normalised: Float64 = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return normalised

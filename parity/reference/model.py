@@ -2,7 +2,7 @@
 
 Layer by layer over all sequences at once, so that each weight is read and decoded once and only one layer is held.
 In `double` arithmetic every product sums in float64 and rounds to float32, which leaves no freedom of order; `single`
-does everything in float32. What the two differ by is the noise below which no runtime can be judged.
+does everything in float32. The difference between the two is the noise below which no runtime can be judged.
 """
 
 import math
@@ -23,7 +23,7 @@ from conform.parity.reference.weights import Weights
 __all__ = ["Reference", "Watched"]
 
 Watched = Callable[[int, str, Tensor], None]
-"""Called with (layer, name, (positions, width)) for every intermediate; attention weights are told per sequence."""
+"""Called with (layer, name, (positions, width)) for each intermediate; attention weights come sequence by sequence."""
 
 # Query rows whose scores are held at a time.
 _QUERIES = 256
@@ -44,7 +44,7 @@ class Reference:
     def hidden(self, sequences: Sequence[Sequence[int]], watched: Watched = _ignore) -> list[Float32]:
         """The final hidden states after the output norm, (positions, hidden) for each sequence of token ids.
 
-        `watched` sees the intermediates of all of them, one sequence behind the other.
+        `watched` sees the intermediates of all of them, one sequence after the other.
         """
         if not sequences:
             return []
@@ -70,7 +70,7 @@ class Reference:
 
 
 class _Block:
-    """One transformer block with its weights, over the positions of all sequences behind one another."""
+    """One transformer block with its weights, over the positions of all sequences, one after the other."""
 
     def __init__(self, model: Reference, layer: int, lengths: Sequence[int], watched: Watched) -> None:
         self._model = model

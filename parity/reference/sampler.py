@@ -1,4 +1,4 @@
-"""Sampler: seeded sampling as the Go runtimes of the bitnet-go kind do it, bit for bit, in float32.
+"""Sampler: seeded sampling, bit for bit as Go runtimes like bitnet-go do it, in float32.
 
 xorshift64* (Vigna 2014, arXiv:1402.6246) gives one uniform number per sampled step, none when greedy.
 """
@@ -10,10 +10,10 @@ import numpy as np
 from conform.core.quantizer import Float32
 from conform.core.runtime import Sampling
 
-__all__ = ["Draw", "Xorshift64Star", "choose", "nucleus", "telling_temperature"]
+__all__ = ["Draw", "Xorshift64Star", "choose", "nucleus", "uncertain_temperature"]
 
-# The probability of the likeliest token at which a draw is telling.
-_UNSURE = 1 / 3
+# How likely the likeliest token is at the uncertain temperature.
+_UNCERTAIN = 1 / 3
 _MASK = (1 << 64) - 1
 _SEED_MIX = 0x9E3779B97F4A7C15
 _MULTIPLIER = 2685821657736338717
@@ -65,16 +65,16 @@ def nucleus(logits: Float32, sampling: Sampling, slack: float = 0.0) -> frozense
     return frozenset(int(token) for token in ids)
 
 
-def telling_temperature(logits: Float32) -> float:
+def uncertain_temperature(logits: Float32) -> float:
     """The temperature at which the likeliest token has a probability of about a third.
 
-    A model that is sure draws the same token whatever the sampler does, and would hide an option that does nothing.
+    A model that is certain draws the same token whatever the sampler does, and so would hide an option that is ignored.
     """
     low, high = 1e-3, 1e3
     for _ in range(40):
         middle = (low * high) ** 0.5
         shifted = (logits.astype(np.float64) - logits.max()) / middle
-        if 1 / np.exp(shifted).sum() > _UNSURE:
+        if 1 / np.exp(shifted).sum() > _UNCERTAIN:
             low = middle
         else:
             high = middle

@@ -1,4 +1,4 @@
-"""Blocks: what every block quantizer does before and around its kernel: check, weigh, spread rows over threads."""
+"""Blocks: what every block quantizer does around its kernel: check values, weigh columns, spread rows over threads."""
 
 import itertools
 import os
@@ -41,7 +41,7 @@ def checked_rows(name: str, values: Float32, block_size: int) -> Float32:
         raise QuantizeError(f"{name} quantizes float32 values, found {values.dtype}")
     packed_size(name, values.shape, block_size, 1)
     rows = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
-    # The sum of squares is not finite when a value is not; only then is the first offender looked for.
+    # If a value is not finite, neither is the sum of squares: only then is it worth looking for the first such value.
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = not np.isfinite(np.dot(rows.ravel(), rows.ravel()))
     if suspicious and not (finite := np.isfinite(rows)).all():
@@ -51,7 +51,7 @@ def checked_rows(name: str, values: Float32, block_size: int) -> Float32:
 
 
 def checked_packed(name: str, packed: Packed, nbytes: int) -> Packed:
-    """The bytes, C-contiguous and read-only, after it is certain that there are exactly `nbytes` of them.
+    """The bytes, C-contiguous and read-only, exactly `nbytes` of them.
 
     Raises QuantizeError for another size, dtype or number of dimensions.
     """
@@ -63,7 +63,7 @@ def checked_packed(name: str, packed: Packed, nbytes: int) -> Packed:
 
 
 def frozen(array: _Array) -> _Array:
-    """A read-only view. Kernels are compiled anew for arrays that differ in this; what they read always is."""
+    """A read-only view. A kernel is compiled anew for arrays that differ in this, so they always read one."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""Conversion: what every type does that searches nothing: pack in one pass, then refuse what the type cannot hold."""
+"""Conversion: what types without a search have in common: pack in one pass, then refuse what the type cannot hold."""
 
 from collections.abc import Callable
 from typing import TypeAlias

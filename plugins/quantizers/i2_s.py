@@ -51,20 +51,22 @@ class I2S:
         rows = checked_rows(self.name, values, self.layout.block_size)
         scale = _scale(rows, self.ternary_scale)
         packed = np.zeros(size, np.uint8)
-        packed[:-TAIL] = _pack(rows, self._lanes(rows.shape[1]), scale)
+        packed[:-TAIL] = _pack(rows, self._stride(rows.shape[1]), scale)
         packed[-TAIL : 4 - TAIL] = np.full(1, scale, "<f4").view(np.uint8)
         return packed
 
     def dequantize(self, packed: Packed, shape: tuple[int, ...]) -> Float32:
         checked = checked_packed(self.name, packed, self.nbytes(shape))
         codes, scale = checked[:-TAIL], checked[-TAIL : 4 - TAIL].view("<f4").astype(np.float32)
-        if (codes & codes >> 1 & 0x55).any():
-            where = int(np.argmax(codes & codes >> 1 & 0x55 != 0))
+        # Code 3 has both of its bits set: after the shift they meet in the lower one, which 0x55 selects of each code.
+        threes = codes & codes >> 1 & 0x55
+        if threes.any():
+            where = int(np.argmax(threes != 0))
             raise QuantizeError(f"byte {where} is 0x{codes[where]:02x}: code 3 has no meaning in {self.name}")
-        return _unpack(codes.reshape(-1, self._lanes(shape[-1])), scale[0]).reshape(shape)
+        return _unpack(codes.reshape(-1, self._stride(shape[-1])), scale[0]).reshape(shape)
 
-    def _lanes(self, cols: int) -> int:
-        """How many bytes stand side by side before the second code of the first byte's value is reached."""
+    def _stride(self, cols: int) -> int:
+        """How far apart the values of one byte are, and so how many bytes hold four times as many values."""
         return self.layout.block_size // CODES_PER_BYTE
 
     def _rows_together(self) -> int:
@@ -86,7 +88,7 @@ class I2SRows(I2S):
     name: ClassVar[str] = "i2_s_rows"
     layout: ClassVar[Layout] = Layout(I2_S, BLOCK_SIZE["rows"], "rows")
 
-    def _lanes(self, cols: int) -> int:
+    def _stride(self, cols: int) -> int:
         return cols
 
     def _rows_together(self) -> int:
@@ -100,7 +102,7 @@ def conform_quantizers() -> Iterable[Quantizer]:
 
 def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
     head = rows[:1]
-    # A first row that is not ternary settles it without a look at the others.
+    # If the first row is not ternary, the matrix is not, and the other rows need not be read.
     exact = None if head.any() and exact_scale(head) is None else exact_scale(rows)
     if exact is not None:
         return exact
@@ -110,16 +112,17 @@ def _scale(rows: Float32, rule: TernaryScale) -> np.float32:
     return scale
 
 
-def _pack(rows: Float32, lanes: int, scale: np.float32) -> Packed:
+def _pack(rows: Float32, stride: int, scale: np.float32) -> Packed:
     from conform.plugins.quantizers.kernels.conversion import encode_i2_s
 
-    # rint(w / scale) is +1 exactly where w > scale / 2: a half is even, and the quotient next to it rounds away.
+    # rint(w / scale) is +1 exactly where w > scale / 2: a quotient of one half rounds to 0, which is even, and the
+    # quotient of the next larger w is above one half.
     threshold = scale / np.float32(2)
 
     def kernel(some: Float32, _weights: Float32, out: Packed) -> None:
-        encode_i2_s(some.reshape(-1, 4, lanes), threshold, out)
+        encode_i2_s(some.reshape(-1, 4, stride), threshold, out)
 
-    return run_rows(kernel, frozen(rows.reshape(-1, 4 * lanes)), rows[:0], lanes)
+    return run_rows(kernel, frozen(rows.reshape(-1, 4 * stride)), rows[:0], stride)
 
 
 def _unpack(codes: Packed, scale: np.float32) -> Float32:

@@ -136,14 +136,22 @@ def _ratios(count: int) -> Float32:
     return np.geomspace(0.9, 4, count).round(3).astype(np.float32)
 
 
-_D_ALONE = np.ones(1, np.float32)
-_D_AROUND = np.array([0.9, 0.95, 1, 1.05, 1.1], np.float32)
-_SEARCHES: dict[Effort, tuple[Float32, bool, Float32, int, int]] = {
-    "fast": (_ratios(6), False, _D_ALONE, 1, 0),
-    "default": (_ratios(8), True, _D_ALONE, 1, 0),
-    "best": (_ratios(16), True, _D_AROUND, 3, 1),
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """How hard the search works: `Work` of the kernels explains each."""
+
+    ratios: Float32
+    use_grid_first: bool = True
+    d_factors: tuple[float, ...] = (1,)
+    levels: int = 1
+    refits: int = 0
+
+
+_SETTINGS: dict[Effort, _Settings] = {
+    "fast": _Settings(_ratios(6), use_grid_first=False),
+    "default": _Settings(_ratios(8)),
+    "best": _Settings(_ratios(16), d_factors=(0.9, 0.95, 1, 1.05, 1.1), levels=3, refits=1),
 }
-"""See Effort in iq1_kernels."""
 
 
 def _kernel(name: str, effort: Effort) -> Callable[[Float32, Float32, Packed], None]:
@@ -151,5 +159,12 @@ def _kernel(name: str, effort: Effort) -> Callable[[Float32, Float32, Packed], N
     from conform.plugins.quantizers.search.iq1_grid import POINTS
 
     search = iq1_kernels.iq1_s if name == "iq1_s" else iq1_kernels.iq1_m
-    work = _SEARCHES[effort]
+    settings = _SETTINGS[effort]
+    work = iq1_kernels.Work(
+        settings.ratios,
+        settings.use_grid_first,
+        np.array(settings.d_factors, np.float32),
+        settings.levels,
+        settings.refits,
+    )
     return lambda rows, weights, out: search(rows, weights, out, POINTS, work)

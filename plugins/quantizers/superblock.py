@@ -11,7 +11,7 @@ from conform.core.quantizer import Effort, Float32, Packed
 from conform.plugins.quantizers.blocks import checked_rows, column_weights, run_rows
 from conform.plugins.quantizers.search.grids import GRIDS, LANES, UInt16, grid, neighbours
 from conform.plugins.quantizers.search.importance import refuse_infinite, relative_weights
-from conform.plugins.quantizers.search.settings import search_plan
+from conform.plugins.quantizers.search.settings import search_settings
 
 __all__ = [
     "BLOCK",
@@ -33,7 +33,7 @@ _PIECE = 256
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a type makes of a super-block: the grid of its points, the values that share a scale, how signs are kept.
+    """How a type keeps a super-block: the grid of its points, how many values share a scale, how signs are kept.
 
     A value is d · (2 · scale + 1) / unit · coordinate · sign, the coordinate and `unit` being those of the grid.
     """
@@ -64,7 +64,7 @@ def encode(
     values: Float32,
     importance: Float32 | None,
 ) -> Packed:
-    """The packed tensor: `pack` makes (blocks, block bytes), d first, of what the search finds.
+    """The packed tensor: `pack` turns what the search finds into (blocks, block bytes), d first.
 
     Raises QuantizeError for values that are not finite, rows that are not whole super-blocks, a wrong importance, and
     values so large that d is infinite.
@@ -148,21 +148,28 @@ def _zeros(form: Format, blocks: int) -> Fields:
 def _search(form: Format, effort: Effort, rows: Float32, weights: Float32) -> Fields:
     from conform.plugins.quantizers.kernels import iq_search
 
-    shape, plan = GRIDS[form.grid], search_plan(form.grid, effort)
-    near = neighbours(form.grid, max(plan.first, plan.last))
+    shape, settings = GRIDS[form.grid], search_settings(form.grid, effort)
+    near = neighbours(form.grid, max(settings.first_neighbours, settings.last_neighbours))
     found = _zeros(form, rows.size // BLOCK)
     iq_search.search(
         rows,
         np.ascontiguousarray(weights.reshape(-1, BLOCK // shape.dim, shape.dim).swapaxes(1, 2)),
-        near.values,
-        near.index,
-        grid(form.grid).view("<i4"),
-        iq_search.Kind(form.per_scale // shape.dim, int(form.even), float(shape.step), shape.last, float(shape.unit)),
-        np.array(plan.starts, np.float32) / np.float32(shape.unit),
-        iq_search.Plan(plan.refits, plan.tries, plan.rounds, plan.first // LANES, plan.last // LANES),
-        found.d,
-        found.scale,
-        found.point,
-        found.signs,
+        iq_search.Tables(near.values, near.index, grid(form.grid).view("<i4")),
+        iq_search.Kind(
+            per_scale=form.per_scale // shape.dim,
+            even=int(form.even),
+            step=float(shape.step),
+            last=shape.last,
+            unit=float(shape.unit),
+        ),
+        np.array(settings.starts, np.float32) / np.float32(shape.unit),
+        iq_search.Work(
+            refits=settings.refits,
+            tries=settings.tries,
+            rounds=settings.rounds,
+            first_batches=settings.first_neighbours // LANES,
+            last_batches=settings.last_neighbours // LANES,
+        ),
+        iq_search.Output(found.d, found.scale, found.point, found.signs),
     )
     return found

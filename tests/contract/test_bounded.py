@@ -1,5 +1,6 @@
 import os
 import socket
+import tracemalloc
 
 import pytest
 
@@ -17,6 +18,20 @@ def test_a_larger_file_is_refused_unread(tmp_path):
         file.truncate(1 << 40)
     with pytest.raises(InputError, match=r"a: larger than 4 bytes; expected a number$"):
         read_bounded(tmp_path / "a", 4, "a number")
+
+
+def test_a_small_file_needs_little_memory_whatever_is_allowed(tmp_path):
+    (tmp_path / "a").write_bytes(b"1234")
+    tracemalloc.start()
+    assert read_bounded(tmp_path / "a", 1 << 30, "a number") == b"1234"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_reading(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read: a file name holds no NUL character$"):
+        read_bounded(tmp_path / "a\0b", 4, "a number")
 
 
 def test_a_file_without_a_size_is_bounded_all_the_same():

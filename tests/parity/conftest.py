@@ -26,6 +26,7 @@ from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
 from conform.parity.goref.patch import Edit, patched_sources
 from conform.parity.goref.toolchain import build_goref
+from conform.parity.launcher import Launcher
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
@@ -177,8 +178,9 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
             assert opened.sidecar is not None
             source = Source(opened, opened.sidecar.contract)
             tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
-        runtime = BitnetGoDriver().open(program, file, LIMITS)
-        return judge(Candidate(file, runtime, registry, source, tokenizer), scope, LIMITS, keep_going=True)
+        launcher = Launcher(BitnetGoDriver(), "gguf-conform", program, LIMITS)
+        candidate = Candidate(file, launcher.open(file), registry, source, tokenizer, launcher)
+        return judge(candidate, scope, LIMITS, keep_going=True)
 
     return run
 

@@ -1,10 +1,12 @@
 """Whole verdicts on the real Go runtime: healthy files pass every rung, and no verdict can be empty."""
 
 import dataclasses
+import shutil
 
 import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
+from conform.core.files.digest import file_sha256
 from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
@@ -149,3 +151,69 @@ def test_rungs_behind_a_failed_one_are_not_run_and_not_passed(judge_silent):
 
 def test_every_rung_is_always_in_the_verdict(judge_silent):
     assert tuple(rung.rung for rung in judge_silent(Silent(), keep_going=False).rungs) == RUNGS
+
+
+@pytest.fixture
+def wrapped(goref, tmp_path):
+    """wrapped(what) is goref, which does `what` (a shell command) when it is run; $2 is the model, as `--model=…`."""
+
+    def make(what):
+        for tool in ("bitnet", "tokenize", "ggufhash"):
+            shutil.copy(goref.with_name(tool), tmp_path / f"{tool}.real")
+            program = tmp_path / tool
+            program.write_text(
+                f'#!/bin/sh\nmodel="${{1#--model=}}"\n"$0.real" "$@" || exit $?\n{what if tool == "bitnet" else ""}\n'
+            )
+            program.chmod(0o755)
+        return tmp_path / "bitnet"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("what", "where", "found"),
+    [
+        ("true", None, None),
+        ("touch left", "working folder", "1 entries: 'left'"),
+        ('touch "$HOME/left"', "working folder", "1 entries: 'left'"),
+        ('touch "$TMPDIR/left"', "working folder", "1 entries: 'left'"),
+        ('cp "$0" "$0.new"; mv "$0.new" "$0"', "bitnet", "the same content, written anew, moved"),
+        ('echo "# honest now" >> "$0"', "bitnet", "sha256"),
+        (
+            'cp -p "$model" "$model.new"; mv -f "$model.new" "$model"',
+            "micro-f16.gguf",
+            "the same content, written anew",
+        ),
+        ('chmod u+w "$model"', "micro-f16.gguf", "the same content, written anew, moved"),
+    ],
+)
+def test_a_runtime_that_changes_what_it_was_given_does_not_conform(
+    wrapped, judged_file, make_gguf, make_checkpoint, micro, what, where, found
+):
+    verdict = judged_file(make_gguf(micro, "f16"), make_checkpoint(micro), wrapped(what))
+    findings = by_rung(verdict)["integrity"].findings
+    # Other rungs may fail as well, where a program is replaced while it is started a second time.
+    assert verdict.passed == (where is None)
+    assert [finding.where for finding in findings] == ([] if where is None else [where])
+    assert all(finding.found.startswith(found) for finding in findings)
+
+
+def test_a_runtime_that_deletes_the_model_gets_a_verdict_and_the_users_file_stays(
+    wrapped, judged_file, make_gguf, make_checkpoint, micro
+):
+    model = make_gguf(micro, "f16")
+    content = model.read_bytes()
+    verdict = judged_file(model, make_checkpoint(micro), wrapped('rm -f "$model"'))
+    assert not verdict.passed
+    (finding,) = by_rung(verdict)["integrity"].findings
+    assert (finding.where, finding.found) == ("micro-f16.gguf", "no readable file")
+    assert model.read_bytes() == content
+
+
+def test_the_receipt_names_the_copies_that_ran(judged_file, make_gguf, make_checkpoint, micro, goref):
+    model = make_gguf(micro, "f16")
+    receipt = judged_file(model, make_checkpoint(micro)).receipt
+    assert receipt["gguf"] == {"path": str(model), "sha256": file_sha256(model), "judged": "in a private copy"}
+    assert receipt["runtime"]["program"] == str(goref)
+    assert receipt["runtime"]["sha256"]["bitnet"] == file_sha256(goref)
+    assert set(receipt["runtime"]["sha256"]) == {"bitnet", "tokenize", "ggufhash"}

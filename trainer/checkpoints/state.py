@@ -16,7 +16,7 @@ from conform.contract.mapping import from_mapping
 from conform.core.files.json import read_json_object
 from conform.trainer.errors import TrainError
 
-__all__ = ["Environment", "TrainState", "capture_random", "read_state", "restore_random"]
+__all__ = ["Environment", "TrainState", "capture_random", "read_state", "restore_random", "seed_random"]
 
 _FORMAT = 1
 _LARGEST_FILE = 16 << 20
@@ -72,6 +72,16 @@ def read_state(path: Path) -> TrainState:
     return from_mapping(TrainState, data, str(path))
 
 
+def seed_random(seed: int, rank: int) -> None:
+    """Set every random generator of this process to a state that is a function of seed and rank alone.
+
+    Training draws nothing from them, but checkpoints hold their states, and equal runs leave equal bytes.
+    """
+    random.seed(f"{seed} {rank}")
+    np.random.seed([seed % 2**32, rank])
+    torch.manual_seed(seed + rank)
+
+
 def capture_random(device: torch.device) -> str:
     """The state of every random generator of this process, as JSON.
 
@@ -88,19 +98,25 @@ def capture_random(device: torch.device) -> str:
     return json.dumps(state) + "\n"
 
 
-def restore_random(text: str, device: torch.device) -> None:
-    """Set every random generator of this process to a captured state. Raises TrainError for anything else."""
+def restore_random(path: Path, device: torch.device) -> None:
+    """Set every random generator of this process to the state that `capture_random` left in that file.
+
+    Raises InputError when it cannot be read, TrainError for anything else in it.
+    """
+    state = read_json_object(path, "the random state", largest=_LARGEST_FILE)
     try:
-        state = json.loads(text)
         version, words, gauss = state["python"]
         random.setstate((version, tuple(words), gauss))
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+        kind, keys, position, *rest = state["numpy"]
+        if not 0 <= position <= len(keys):  # NumPy believes it, and would draw from the memory behind the keys
+            raise ValueError(f"numpy's position is {position}")
+        np.random.set_state((kind, np.array(keys, np.uint32), position, *rest))
         torch.set_rng_state(_tensor(state["torch"]))
         if device.type == "cuda" and state["cuda"]:
             torch.cuda.set_rng_state(_tensor(state["cuda"]), device)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise TrainError(f"the random state cannot be restored: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise TrainError(f"{path}: the random state cannot be restored: {reason}") from error
 
 
 def _tensor(hexadecimal: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from conform.contract.spec import Contract
 from conform.core.checkpoint.sidecar import Sidecar, listed_path, read_sidecar, write_sidecar
@@ -75,7 +75,7 @@ class CheckpointStore:
         """Remove what an interrupted save left behind."""
         if self.folder.is_dir():
             for left in self.folder.glob(".step-*"):
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
 
     def commit(self, snapshot: Snapshot, contract: Contract, trainer: Mapping[str, Any]) -> Path:
         """Hash the files of the temporary folder, write the sidecar last, and give the folder its name.
@@ -129,7 +129,7 @@ def _verified(path: Path, step: int) -> TrainState:
     if sidecar is None:
         raise TrainError(f"{path}: incomplete: conform.json, which is written last, is missing")
     resume = (sidecar.trainer or {}).get("resume")
-    if not isinstance(resume, dict) or "resume/state.json" not in resume:
+    if not _is_text_table(resume) or "resume/state.json" not in resume:
         raise TrainError(f"{path}: was not written by conform's trainer; there is nothing to resume from")
     for name, expected in {**sidecar.files, **resume}.items():
         if (found := file_sha256(listed_path(path, name))) != expected:
@@ -140,9 +140,21 @@ def _verified(path: Path, step: int) -> TrainState:
     return state
 
 
+def _is_text_table(value: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def _remove(path: Path) -> None:
+    # A link in the place of the folder would lead the next save to another one.
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _replace_folder(source: Path, target: Path) -> None:

@@ -17,9 +17,7 @@ from conform.trainer.data.manifest import Manifest, manifest_digest, read_manife
 if TYPE_CHECKING:
     from conform.trainer.data.build import BuildStatus
 
-__all__ = ["data"]
-
-_PLAIN_SECONDS = 10.0
+__all__ = ["build_progress", "data"]
 
 
 @click.group()
@@ -60,7 +58,7 @@ def build(
     """
     from conform.trainer.data.build import build_data
 
-    with _progress() as on_status:
+    with build_progress() as on_status:
         manifest = build_data(
             inputs,
             tokenizer,
@@ -145,8 +143,8 @@ def _print_summary(folder: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[["BuildStatus"], None]]:
-    """A bar on a terminal; else a line now and then. On stderr, either way."""
+def build_progress(seconds: float = 10.0) -> Iterator[Callable[["BuildStatus"], None]]:
+    """A bar on a terminal, else a line after that many seconds; on stderr either way."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     stream = console(stderr=True)
@@ -159,7 +157,7 @@ def _progress() -> Iterator[Callable[["BuildStatus"], None]]:
             nonlocal shown
             text = f"{status.tokens:,} tokens"
             progress.update(task, completed=status.read, total=max(1, status.total), description=text)
-            if not stream.is_terminal and time.monotonic() - shown >= _PLAIN_SECONDS:
+            if not stream.is_terminal and time.monotonic() - shown >= seconds:
                 shown = time.monotonic()
                 click.echo(f"{text}, {status.read:,} of {status.total:,} bytes read", err=True)
 

@@ -1,5 +1,6 @@
 """conform imatrix: measure, show, merge."""
 
+import math
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["imatrix"]
 
-# What an interruption may cost at most.
+# An interruption costs no more than this, and one batch.
 _SECONDS_BETWEEN_SAVES = 10
 
 
@@ -72,9 +73,9 @@ def measure(
     seed: int,
     device: str,
 ) -> int:
-    """Accumulate the squared inputs of CHECKPOINT's linear layers over calibration text, and write FILE.
+    """Measure the mean squared inputs of CHECKPOINT's linear layers over calibration text, and write FILE.
 
-    An interrupted measurement goes on where it stopped when the same command is given again.
+    When interrupted, give the same command again: the measurement continues where it stopped.
     """
     from conform.core.checkpoint.checkpoint import contract_of, open_checkpoint
     from conform.trainer.data.loader import TokenLoader
@@ -104,12 +105,12 @@ def measure(
             "conform.imatrix.data": loader.manifest_digest,
             "conform.imatrix.settings": f"{chunks} sequences of {sequence}, batch {batch}, seed {seed}",
         }
-        partial = output.with_name(f".{output.name}.partial")
+        partial = output.with_name(f".{output.name}.sums")
         sums = importance.read_partial(partial, spec.model, provenance)
         if sums.chunks:
-            click.echo(f"{output}: going on after {sums.chunks} of {chunks} sequences", err=True)
+            click.echo(f"{output}: continuing after {sums.chunks} of {chunks} sequences", err=True)
         grown = importance.accumulate(model, _batches(loader, sums.chunks, chunks), sums)
-        _run(grown, sums, chunks, lambda: importance.write_partial(partial, sums, provenance))
+        _accumulate(grown, sums, chunks, lambda: importance.write_partial(partial, sums, provenance))
         loader.check_unchanged()
     write_imatrix(output, sums.matrix(data.resolve().name, sequence, provenance))
     partial.unlink(missing_ok=True)
@@ -125,7 +126,8 @@ def show(file: Path, json_path: str | None) -> int:
     matrix = read_imatrix(file)
     rows = [_statistics(name, entry) for name, entry in matrix.entries.items()]
     report = {"datasets": matrix.datasets, "chunks": matrix.chunk_count, "chunk_size": matrix.chunk_size}
-    if not write_json(report | {"provenance": dict(matrix.provenance), "tensors": rows}, json_path):
+    finite = [{key: value if _is_finite(value) else None for key, value in row.items()} for row in rows]
+    if not write_json(report | {"provenance": dict(matrix.provenance), "tensors": finite}, json_path):
         headings = ("tensor", "columns", "counted", "mean", "largest", "largest / mean", "columns never active")
         print_table(headings, [[_shown(value) for value in row.values()] for row in rows])
         covered = sum(1 for row in rows if row["columns_never_active"] == 0)
@@ -161,7 +163,10 @@ def _device(name: str) -> "torch.device":
 
 def _check_vocabulary(loader: "TokenLoader", vocab: int, data: Path) -> None:
     if loader.manifest.vocab > vocab:
-        raise DataError(f"{data}: holds ids below {loader.manifest.vocab}, the contract has {vocab}; another tokenizer")
+        raise DataError(
+            f"{data}: made with a tokenizer of {loader.manifest.vocab} pieces, but the contract has {vocab}; build the "
+            "data with the contract's tokenizer"
+        )
 
 
 def _batches(loader: "TokenLoader", done: int, chunks: int) -> Iterator[NDArray[np.int64]]:
@@ -170,8 +175,8 @@ def _batches(loader: "TokenLoader", done: int, chunks: int) -> Iterator[NDArray[
         yield np.ascontiguousarray(loader.batch(start // loader.global_batch)[: end - start, :-1])
 
 
-def _run(grown: "Iterator[SquareSums]", sums: "SquareSums", chunks: int, save: "Callable[[], None]") -> None:
-    # Saved between batches only: an interruption may come in the middle of an addition.
+def _accumulate(grown: "Iterator[SquareSums]", sums: "SquareSums", chunks: int, save: "Callable[[], None]") -> None:
+    # Saved between batches only: in the middle of an addition the sums are wrong.
     with progress_bar() as bar:
         task = bar.add_task("measuring", total=chunks, completed=sums.chunks)
         saved = time.monotonic()
@@ -201,6 +206,10 @@ def _statistics(name: str, entry: ImportanceEntry) -> dict[str, str | int | floa
         "spread": largest / mean if mean else 0.0,
         "columns_never_active": int(np.count_nonzero(weights == 0)),
     }
+
+
+def _is_finite(value: str | float) -> bool:
+    return isinstance(value, str) or math.isfinite(value)
 
 
 def _shown(value: str | float) -> str:

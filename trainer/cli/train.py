@@ -1,24 +1,30 @@
 """conform train: train a model, plan its memory, report on its run."""
 
 import math
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, TypeVar, get_args, get_origin
 
 import click
 
+from conform.contract.load import load_contract
+from conform.contract.spec import ModelSpec
 from conform.core.cli.console import console, print_table
 from conform.core.cli.options import json_option
 from conform.core.cli.output import check_replaceable, write_json, write_text_atomically
-from conform.trainer.config import config_help
+from conform.trainer.config import TrainConfig, config_help, read_config, with_values
+from conform.trainer.distributed.torchrun import is_first_of_host, is_worker
 from conform.trainer.errors import ConformError
+from conform.trainer.run.request import Setting, TrainRequest, load_request
 
 __all__ = ["train"]
 
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
-def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+
+def _settings(command: _Command) -> _Command:
     """One option for every setting of TrainConfig."""
     for name, (hint, text) in reversed(list(config_help().items())):
         flag = f"--{name.replace('_', '-')}"
@@ -47,7 +53,7 @@ def train(
     out: Path | None,
     resume: Path | None,
     config: str | None,
-    **values: Any,
+    **values: Setting | None,
 ) -> int:
     """Train a model to a checkpoint that its contract accepts, alone or under torchrun.
 
@@ -58,12 +64,9 @@ def train(
         return 0
     if (out is None) == (resume is None):
         raise click.UsageError("give --out for a new run, or --resume to go on with one")
-    from conform.trainer.run.request import Request
-
-    given = {name: value for name, value in values.items() if value is not None}
     path = out or resume
     assert path is not None  # one of the two is given
-    return _run(Request(path, resume is not None, contract, data, config, given))
+    return _run(TrainRequest(path, resume is not None, contract, data, config, _given(values)))
 
 
 @train.command()
@@ -88,32 +91,28 @@ def plan(
     gpus: tuple[int, ...],
     memory: float,
     config: str | None,
+    batch: int | None,
+    sequence: int | None,
     tokens: int | None,
+    recompute: bool | None,
     tflops: float,
     json_path: str | None,
-    **values: Any,
 ) -> int:
     """Say how much memory and time a run needs on each number of devices; exit 1 when it fits on none of them."""
-    from conform.trainer.planning.memory import memory_plan
-
     if not math.isfinite(memory + tflops):
         raise click.UsageError("--memory and --tflops: expected finite numbers")
-    spec, settings = _planned(contract, config, values)
+    spec = load_contract(contract).model
+    settings = _planned(spec, config, _given({"batch": batch, "sequence": sequence, "recompute": recompute}))
     total = tokens or 20 * spec.parameters
     rows = [_plan_row(spec, settings, devices, memory, total, tflops) for devices in gpus or (1, 2, 4, 8, 16, 32, 64)]
-    if not write_json(rows, json_path):
+    if not write_json([asdict(row) for row in rows], json_path):
         title = f"{contract}: {spec.parameters:,} parameters, {settings.batch} x {settings.sequence} tokens a step"
-        headings = ("devices", "micro batch", "accumulated", "GiB each", f"fits in {memory:g}", "days", "GPU-hours")
-        keys = ("devices", "micro_batch", "accumulated", "gib", "fits", "days", "gpu_hours")
-        print_table(headings, [[_cell(row[key]) for key in keys] for row in rows], title=title)
-        chosen = next((row for row in rows if row["fits"]), rows[-1])
-        parts = memory_plan(spec, settings, chosen["devices"], max(1, chosen["micro_batch"])).rows()
-        print_table(("GiB", f"on each of {chosen['devices']}"), [(size, name) for name, size in parts])
+        _print_plan(rows, spec, settings, title, memory)
         console().print(
             f"time for {total:,} tokens at {tflops:g} TFLOP/s a device; "
             f"{3 * 4 * spec.parameters / 1e9:.1f} GB a checkpoint"
         )
-    return 0 if any(row["fits"] for row in rows) else 1
+    return 0 if any(row.fits for row in rows) else 1
 
 
 @train.command()
@@ -131,53 +130,74 @@ def report(run: Path, output: Path | None) -> int:
     return 0
 
 
-def _planned(contract: str, config: str | None, values: dict[str, Any]) -> Any:
-    from conform.contract.load import load_contract
-    from conform.trainer.config import TrainConfig, read_config, with_values
+def _given(values: Mapping[str, Setting | None]) -> dict[str, Setting]:
+    return {name: value for name, value in values.items() if value is not None}
 
-    spec = load_contract(contract).model
+
+@dataclass(frozen=True, slots=True)
+class _PlanRow:
+    """A run on so many devices; `gib` is what each needs, `days` and `gpu_hours` what all tokens take."""
+
+    devices: int
+    micro_batch: int
+    accumulated: int
+    gib: float
+    fits: bool
+    days: float
+    gpu_hours: int
+
+
+def _planned(spec: ModelSpec, config: str | None, given: Mapping[str, Setting]) -> TrainConfig:
     base = TrainConfig(batch=512, sequence=spec.context, dtype="bf16")
-    given = {name: value for name, value in values.items() if value is not None}
     settings = with_values(read_config(config) if config else base, given, "command line")
     if settings.sequence > spec.context:
         raise click.UsageError(
             f"sequence = {settings.sequence}: expected at most {spec.context}, the contract's context"
         )
-    return spec, settings
+    return settings
 
 
-def _plan_row(spec: Any, settings: Any, devices: int, memory: float, tokens: int, tflops: float) -> dict[str, Any]:
+def _plan_row(
+    spec: ModelSpec, settings: TrainConfig, devices: int, memory: float, tokens: int, tflops: float
+) -> _PlanRow:
     from conform.trainer.planning.memory import largest_micro_batch, memory_plan, training_days
 
-    micro = largest_micro_batch(spec, settings, devices, memory)
+    fitting = largest_micro_batch(spec, settings, devices, memory)
+    micro_batch = max(1, fitting)
     days = training_days(spec, settings, devices, tokens, tflops * 1e12)
-    return {
-        "devices": devices,
-        "micro_batch": micro,
-        "accumulated": -(-settings.batch // (devices * max(1, micro))),
-        "gib": round(memory_plan(spec, settings, devices, max(1, micro)).total / 2**30, 2),
-        "fits": micro > 0,
-        "days": round(days, 2),
-        "gpu_hours": round(days * 24 * devices),
-    }
+    return _PlanRow(
+        devices=devices,
+        micro_batch=fitting,
+        accumulated=-(-settings.batch // (devices * micro_batch)),
+        gib=round(memory_plan(spec, settings, devices, micro_batch).total / 2**30, 2),
+        fits=fitting > 0,
+        days=round(days, 2),
+        gpu_hours=round(days * 24 * devices),
+    )
 
 
-def _cell(value: object) -> str:
+def _print_plan(rows: Sequence[_PlanRow], spec: ModelSpec, settings: TrainConfig, title: str, memory: float) -> None:
+    from conform.trainer.planning.memory import memory_plan
+
+    headings = ("devices", "micro batch", "accumulated", "GiB each", f"fits in {memory:g}", "days", "GPU-hours")
+    print_table(headings, [[_cell(value) for value in asdict(row).values()] for row in rows], title=title)
+    chosen = next((row for row in rows if row.fits), rows[-1])
+    parts = memory_plan(spec, settings, chosen.devices, max(1, chosen.micro_batch)).rows()
+    print_table(("GiB", f"on each of {chosen.devices}"), [(size, name) for name, size in parts])
+
+
+def _cell(value: float) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else f"{value:,}"
 
 
-def _run(request: Any) -> int:
-    from conform.trainer.run.request import is_worker, refuse_hopeless
-
+def _run(request: TrainRequest) -> int:
     if not is_worker():
-        refuse_hopeless(request)
         return _work(request)
-    from conform.trainer.distributed.world import exit_worker
-
     try:
         status = _work(request)
     except ConformError as error:
-        if os.environ.get("RANK", "0") == "0":
+        # Once on each host: what was wrong may be wrong there only.
+        if is_first_of_host():
             console(stderr=True).print(f"conform: {error}", markup=False)
         status = 2
     except KeyboardInterrupt:
@@ -185,19 +205,20 @@ def _run(request: Any) -> int:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 70
+    from conform.trainer.distributed.world import exit_worker
+
     return exit_worker(status)
 
 
-def _work(request: Any) -> int:
+def _work(request: TrainRequest) -> int:
+    loaded = load_request(request)  # before torch is imported: what is refused is refused at once
     from conform.trainer.distributed.world import join, leave
     from conform.trainer.run.launch import launch
     from conform.trainer.run.live import SilentView, view_for_terminal
-    from conform.trainer.run.request import settings
 
-    config = settings(request)
-    world = join(config)
-    view = view_for_terminal(config.log_every) if world.main else SilentView()
-    outcome = launch(request, world, view)
+    world = join(loaded.settings)
+    view = view_for_terminal(loaded.settings.log_every) if world.main else SilentView()
+    outcome = launch(loaded, world, view)
     leave(world)
     if outcome is None:
         return 0

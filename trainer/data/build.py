@@ -138,6 +138,8 @@ class _Build:
                 f"{self.out}: holds finished data of other inputs, tokenizer or options; "
                 "delete the folder or choose another"
             )
+        # The process may have died between completing the build and taking the journal away.
+        (self.out / JOURNAL_NAME).unlink(missing_ok=True)
         return manifest
 
     def _start(self) -> BuildJournal:
@@ -194,7 +196,7 @@ class _Build:
             sources=self.records,
         )
         write_atomically(self.out / MANIFEST_NAME, manifest.to_json().encode())
-        (self.out / JOURNAL_NAME).unlink()
+        (self.out / JOURNAL_NAME).unlink(missing_ok=True)
         return manifest
 
     def _split(self, name: SplitName, progress: Progress) -> Split:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from conform.contract.bounded import open_regular
 from conform.trainer.data.sources import Source
 from conform.trainer.data.zstd_stream import ZstdStream
 from conform.trainer.errors import DataError
@@ -51,18 +52,16 @@ def read_documents(
     """Every document of the source, in order.
 
     Empty documents are left out. Invalid UTF-8, NUL characters, lone surrogates and malformed lines go to `on_bad`.
-    Raises DataError naming the source when it cannot be opened or decompressed, or has no column `text_key`.
+    Raises InputError naming the file when it cannot be read, DataError naming the source when it cannot be
+    decompressed or has no column `text_key`.
     """
     readers = {"text": _text_pieces, "jsonl": _json_lines, "parquet": _parquet_rows}
-    try:
-        for where, text, position in readers[source.kind](source, text_key, max_chars, on_bad):
-            for piece in _cut(text, max_chars):
-                if (problem := _problem(piece)) is not None:
-                    on_bad(where, problem)
-                else:
-                    yield Document(where, piece, position)
-    except OSError as error:
-        raise DataError(f"{source.name}: cannot be read: {error.strerror or error}") from error
+    for where, text, position in readers[source.kind](source, text_key, max_chars, on_bad):
+        for piece in _cut(text, max_chars):
+            if (problem := _problem(piece)) is not None:
+                on_bad(where, problem)
+            else:
+                yield Document(where, piece, position)
 
 
 _Texts = Iterator[tuple[str, str, int]]
@@ -154,7 +153,8 @@ def _parquet_rows(source: Source, text_key: str, _max_chars: int, on_bad: OnBad)
     except ImportError as error:
         raise DataError(f"{source.name}: reading Parquet needs pyarrow: pip install 'gguf-conform[data]'") from error
     try:
-        with parquet.ParquetFile(source.path, pre_buffer=False) as table:
+        # Opened here: pyarrow knows no file whose name is not UTF-8.
+        with open_regular(source.path) as file, parquet.ParquetFile(file, pre_buffer=False) as table:
             _require_text_column(table.schema_arrow, text_key, source, pyarrow)
             row, rows = 0, max(1, table.metadata.num_rows)
             for batch in table.iter_batches(_PARQUET_ROWS, columns=[text_key], use_threads=False):
@@ -179,7 +179,7 @@ def _require_text_column(schema: Any, text_key: str, source: Source, pyarrow: An
 @contextmanager
 def _opened(source: Source) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The decompressed stream and the raw file under it."""
-    with source.path.open("rb") as raw:
+    with open_regular(source.path) as raw:
         try:
             with _decompressed(source, raw) as stream:
                 yield stream, raw

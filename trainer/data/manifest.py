@@ -154,7 +154,7 @@ def _contradiction(manifest: Manifest) -> str | None:
     if manifest.format != _FORMAT:
         return f"format = {manifest.format}: this version of conform reads format {_FORMAT}"
     if manifest.dtype not in DTYPES:
-        return f"dtype = {manifest.dtype!r}: expected one of {', '.join(DTYPES)}"
+        return f"dtype = {manifest.dtype[:80]!r}: expected one of {', '.join(DTYPES)}"
     if not 0 < manifest.vocab <= min(256 ** DTYPES[manifest.dtype], _LARGEST_VOCAB):
         return f"vocab = {manifest.vocab}: does not fit into {manifest.dtype}, or is larger than any tokenizer"
     if max(manifest.bos_id, manifest.eos_id) >= manifest.vocab:

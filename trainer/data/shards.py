@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conform.core.files.atomic import create_new, staged
 from conform.core.files.digest import hash_rest
 from conform.trainer.data.manifest import DTYPES, Shard, SplitName
 from conform.trainer.errors import DataError
@@ -96,6 +98,7 @@ class ShardWriter:
             os.replace(self._folder / name, part)
         if _size(part) < nbytes:
             raise DataError(f"{part}: changed since the interrupted build; delete the folder and build again")
+        _leave_hard_links(part)
         os.truncate(part, nbytes)
         with part.open("rb") as file:
             self._hash = hash_rest(file)
@@ -119,7 +122,7 @@ class ShardWriter:
 
     def _part(self) -> IO[bytes]:
         if self._file is None:
-            self._file = self._part_path().open("wb")
+            self._file = os.fdopen(create_new(self._part_path(), os.O_WRONLY), "wb")
         return self._file
 
     def _complete(self) -> None:
@@ -146,6 +149,13 @@ def open_shard(folder: Path, shard: Shard, dtype: str) -> Tokens:
         return np.asarray(np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _leave_hard_links(path: Path) -> None:
+    # A backup that was made of links would be cut and written through.
+    if path.stat().st_nlink > 1:
+        with staged(path, b"") as copy:
+            shutil.copyfile(path, copy)
 
 
 def _size(path: Path) -> int:

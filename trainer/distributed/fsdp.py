@@ -1,4 +1,4 @@
-"""Parallel: one model over all processes (FSDP2), and whole tensors in and out of it."""
+"""FSDP: one model spread over all processes (FSDP2), and whole tensors in and out of it."""
 
 from collections.abc import Callable, Iterator
 
@@ -43,7 +43,7 @@ def build_model(spec: ModelSpec, config: TrainConfig, world: World, *, sharded: 
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """True for a DTensor, told apart without importing what takes a second to import."""
+    """True for a DTensor; tells without importing DTensor, which takes a second."""
     return hasattr(tensor, "full_tensor")
 
 
@@ -53,7 +53,7 @@ def shard(model: Llama, world: World) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    # Ternary weights are rounded from the float32 masters, so that export finds the very same codes.
+    # Ternary weights are rounded from the float32 masters, so that export finds exactly the same codes.
     gathered = model.compute_dtype if model.spec.linear == "dense" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.model.layers:
@@ -81,9 +81,9 @@ def assign(target: Tensor, value: Tensor) -> None:
 def whole(
     tensors: Iterator[tuple[str, Tensor]], mine: Callable[[str], bool], *, copy: bool = False
 ) -> dict[str, Tensor]:
-    """Those whole tensors that are mine, on the CPU; every process must call it with the same tensors.
+    """The whole tensors whose names are `mine`, on the CPU; every process must call it with the same tensors.
 
-    Without `copy`, what lies whole on the CPU already is not copied and changes with the next step.
+    Without `copy`, a tensor that is whole and on the CPU already is not copied: the next step changes it.
     """
     kept = {}
     for name, tensor in tensors:

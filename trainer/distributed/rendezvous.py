@@ -1,7 +1,7 @@
-"""Rendezvous: the processes of one attempt find each other, and nothing that an earlier attempt left behind.
+"""Rendezvous: the processes of one attempt find each other, and never what an earlier attempt left behind.
 
 torchrun keeps one key-value store over all restarts, and torch gives each attempt the same keys. A process that is
-quicker than another then reads the addresses of processes that are dead: "connection refused", or waiting for ever.
+faster than another then reads the addresses of dead processes: "connection refused", or a wait without end.
 So the processes first agree on a name that no attempt had before, and keep everything under it.
 """
 
@@ -26,10 +26,10 @@ def fresh_store(limit: timedelta) -> tuple[Store, int, int]:
 
 
 def meet(store: Store, rank: int, size: int, limit: timedelta) -> str:
-    """A name that the first process made up and that every process now has.
+    """A random name of the first process, the same in every process.
 
-    Every other process says hello with a word that it made up, and waits for the answer to that word, so that no
-    answer can be an old one; the first process answers whoever says hello until all have acknowledged its name.
+    Every other process says hello with a random word and waits for the answer to that word, so that no old answer can
+    be taken for it; the first process answers every hello until all have acknowledged its name.
     Raises TrainError when that takes longer than `limit`.
     """
     deadline = time.monotonic() + limit.total_seconds()

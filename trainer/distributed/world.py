@@ -1,4 +1,4 @@
-"""Distributed: the processes of a run, alone or under torchrun; one code path for both."""
+"""World: the processes of a run, alone or under torchrun; one code path for both."""
 
 import os
 import sys
@@ -13,9 +13,10 @@ import torch.distributed as dist
 from conform.trainer.config import TrainConfig
 from conform.trainer.distributed.allocator import keep_freed_memory
 from conform.trainer.distributed.rendezvous import fresh_store
+from conform.trainer.distributed.torchrun import is_first_of_host
 from conform.trainer.errors import TrainError
 
-__all__ = ["World", "exit_worker", "has_bfloat16", "join", "leave", "restarts"]
+__all__ = ["World", "exit_worker", "has_bfloat16", "join", "leave"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class World:
     @property
     def first_of_host(self) -> bool:
         """True in one process of each host."""
-        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+        return is_first_of_host()
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """The element-wise sums over all processes, in float64."""
@@ -61,7 +62,7 @@ class World:
         return bytes(content.tolist()).decode()
 
     def all_well(self, well: bool) -> bool:
-        """True when every process says so; safe in the thread that saves."""
+        """True when all is well in every process; safe to call from the thread that saves."""
         if self.size == 1:
             return well
         flag = torch.tensor([int(well)])
@@ -72,11 +73,6 @@ class World:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
-
-
-def restarts() -> int:
-    """How many times torchrun has restarted the run's processes."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def join(config: TrainConfig) -> World:
@@ -108,7 +104,7 @@ def leave(world: World) -> None:
 
 
 def exit_worker(status: int) -> NoReturn:
-    """End a process of several at once: gloo's threads sometimes abort an interpreter that shuts down by itself."""
+    """End a worker process immediately: gloo's threads sometimes abort an interpreter that shuts down normally."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
@@ -129,8 +125,8 @@ def _be_deterministic() -> None:
     # cuBLAS reads this when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Filling fresh memory guards against reading it uninitialised, which this code does not; it costs bandwidth.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by its documentation
+    # Filling fresh memory guards against reading it uninitialised, which this code never does; it costs bandwidth.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # documented, not typed
     torch.backends.cudnn.benchmark = False
 
 

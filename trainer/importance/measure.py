@@ -1,9 +1,10 @@
-"""Importance: the mean square of every linear layer's inputs over calibration text, which weighs quantisation error.
+"""Measure: the mean square of every linear layer's inputs over calibration text, which weights quantisation error.
 
 An error e in a row of weights changes the output for input x by e·x; where the inputs are uncorrelated its mean square
 is the sum over columns j of E[x_j²] e_j². E[x_j²] is what a quantizer's `importance` holds.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,18 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
+from conform.contract.bounded import require_regular
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.checkpoint import Checkpoint
+from conform.core.files.atomic import write_atomically
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix
 from conform.trainer.errors import DataError
 from conform.trainer.model.model import Llama
 
 __all__ = ["SquareSums", "accumulate", "load_model", "merge", "read_partial", "write_partial"]
 
+_COUNT = re.compile(r"[0-9]{1,18}")
 _Recorder = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
@@ -44,14 +48,14 @@ class SquareSums:
         return cls({spec.gguf_name: np.zeros(spec.shape[-1]) for spec in linears})
 
     def add(self, squares: Mapping[str, Tensor], batch: NDArray[np.int64]) -> None:
-        """Count one batch, (sequences, length) token ids, with the sums that its forward pass left."""
+        """Count one batch, (sequences, length) token ids, with the sums from its forward pass."""
         for name, total in squares.items():
             self.sums[name] += total.cpu().numpy()
         self.tokens += batch.size
         self.chunks += len(batch)
 
     def matrix(self, dataset: str, chunk_size: int, provenance: Mapping[str, str]) -> ImportanceMatrix:
-        """What was measured, as a file holds it."""
+        """What was measured, as an imatrix file holds it."""
         entries = {
             name: ImportanceEntry(total.astype(np.float32), float(self.tokens)) for name, total in self.sums.items()
         }
@@ -59,7 +63,7 @@ class SquareSums:
 
 
 def load_model(checkpoint: Checkpoint, spec: ModelSpec, device: torch.device) -> Llama:
-    """The checkpoint's model on that device; one tensor is read at a time."""
+    """The checkpoint's model on that device; only one tensor is read at a time."""
     with torch.device(device):
         model = Llama(spec)
     with torch.no_grad():
@@ -69,18 +73,18 @@ def load_model(checkpoint: Checkpoint, spec: ModelSpec, device: torch.device) ->
 
 
 def accumulate(model: Llama, batches: Iterable[NDArray[np.int64]], sums: SquareSums) -> Iterator[SquareSums]:
-    """Run each batch, (sequences, length) token ids, through the model; yields the same `sums`, grown, after each."""
+    """Run each batch, (sequences, length) token ids, through the model; adds to `sums` and yields it after each."""
     device = next(model.parameters()).device
-    with _watched_inputs(model) as squares, torch.inference_mode():
+    with _recorded_inputs(model) as squares, torch.inference_mode():
         for batch in batches:
-            # The decoder alone: the output matrix is not weighed, and its logits would outweigh everything else.
+            # The decoder alone: the output matrix has no importance, and its logits would need most of the memory.
             model.model(torch.from_numpy(batch).to(device), torch.float32)
             sums.add(squares, batch)
             yield sums
 
 
 def merge(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
-    """One matrix that counts what each of several measured, as if one run had seen all their text.
+    """One matrix that counts all that several measured, as if one run had seen all their text.
 
     Raises DataError when they measured different models.
     """
@@ -101,29 +105,38 @@ def merge(matrices: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
 
 
 def write_partial(path: Path, sums: SquareSums, provenance: Mapping[str, str]) -> None:
-    """Keep what an unfinished measurement has, exactly."""
+    """Save an unfinished measurement exactly. Raises DataError when it cannot be written."""
     metadata = {**provenance, "tokens": str(sums.tokens), "chunks": str(sums.chunks)}
-    temporary = path.with_name(f"{path.name}.new")
     try:
-        save_file(sums.sums, temporary, metadata)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        write_atomically(path, save(sums.sums, metadata))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_partial(path: Path, model: ModelSpec, provenance: Mapping[str, str]) -> SquareSums:
-    """What an unfinished measurement of the same model, text and settings left behind; zeros when nothing fits."""
+    """What an unfinished measurement of the same model, text and settings saved; zeros when there is none.
+
+    Raises InputError when something stands there that cannot be read.
+    """
     sums = SquareSums.zeros(model)
+    if not path.exists():
+        return sums
     try:
+        require_regular(path)
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (OSError, SafetensorError):
+    except SafetensorError:
         return sums
-    fits = {name: a.shape for name, a in found.items()} == {name: a.shape for name, a in sums.sums.items()}
+    counts = [metadata.get(key, "") for key in ("tokens", "chunks")]
+    fits = _layout(found) == _layout(sums.sums) and all(_COUNT.fullmatch(count) for count in counts)
     if not fits or any(metadata.get(key) != value for key, value in provenance.items()):
         return sums
-    return SquareSums(found, int(metadata["tokens"]), int(metadata["chunks"]))
+    return SquareSums(found, *map(int, counts))
+
+
+def _layout(sums: Mapping[str, NDArray[Any]]) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    return {name: (values.shape, values.dtype) for name, values in sums.items()}
 
 
 def _added(entries: Sequence[ImportanceEntry]) -> ImportanceEntry:
@@ -132,8 +145,8 @@ def _added(entries: Sequence[ImportanceEntry]) -> ImportanceEntry:
 
 
 @contextmanager
-def _watched_inputs(model: Llama) -> Iterator[dict[str, Tensor]]:
-    """While open, each forward pass leaves here every linear layer's sums of squared inputs, by GGUF name."""
+def _recorded_inputs(model: Llama) -> Iterator[dict[str, Tensor]]:
+    """While open, each forward pass puts every linear layer's sums of squared inputs here, by GGUF name."""
     squares: dict[str, Tensor] = {}
     modules = dict(model.named_modules())
     handles = [

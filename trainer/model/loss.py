@@ -1,8 +1,8 @@
-"""Loss: the cross-entropy of an output layer, whose logits never all exist at once.
+"""Loss: the cross-entropy of an output layer, computed without ever having all its logits at once.
 
-With a vocabulary of 32,000 the logits of a batch outweigh the rest of a small model. So they are computed for a chunk
-of positions at a time, and what the backward pass needs of them is taken at once, while they are there: the gradients
-of the inputs and of the weight. Keeping those is cheaper than computing the logits a second time.
+With a vocabulary of 32,000 the logits of a batch need more memory than the rest of a small model. So they are computed
+for a chunk of positions at a time, and while they exist, so are the gradients of the inputs and of the weight, which is
+all that the backward pass needs of them. Keeping those is cheaper than computing the logits a second time.
 
 With p = softmax(x Wᵀ) and one-hot targets t: d loss / dx = (p - t) W and d loss / dW = (p - t)ᵀ x.
 N positions, H hidden width, V vocabulary.
@@ -19,10 +19,10 @@ __all__ = ["total_cross_entropy"]
 
 
 def total_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-    """The sum over N positions of -log softmax(x Wᵀ)[target], in nats, as a float64 scalar.
+    """The sum of -log softmax(x Wᵀ)[target] over N positions, in nats, as a float64 scalar.
 
-    x (N, H) in the compute dtype, weight (V, H) float32, targets (N,) int64. The logits of `chunk` positions exist at
-    a time; 0 means all. In bfloat16 each chunk adds a rounding to the weight's gradient.
+    x (N, H) in the compute dtype, weight (V, H) float32, targets (N,) int64. Only `chunk` positions have logits at a
+    time; 0 means all. In bfloat16 each chunk adds one rounding to the weight's gradient.
     """
     if torch.is_grad_enabled():
         total: Tensor = _TotalCrossEntropy.apply(x, weight, targets, chunk)  # type: ignore[no-untyped-call]  # torch types it loosely
@@ -59,7 +59,7 @@ def _chunks(x: Tensor, targets: Tensor, chunk: int) -> Iterator[tuple[Tensor, Te
 
 
 def _loss_and_gradient(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    # The gradient is that of the logits: p - t.
+    # The gradient with respect to the logits: p - t.
     p = _log_softmax(x, weight)
     loss = -_pick(p, targets)
     p.exp_()

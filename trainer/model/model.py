@@ -1,7 +1,7 @@
 """Model: a Llama-style decoder, exactly the tensors of its contract and nothing else.
 
-Parameters are float32 masters; `compute_dtype` is what the matrix products run in, and every parameter is cast where
-it is used. So one module computes the same, bit for bit, alone and under FSDP2, whose policy then finds little to cast.
+Parameters are float32 masters; matrix products run in `compute_dtype`, and every parameter is cast where it is used.
+So the module computes the same, bit for bit, alone and under FSDP2, whose own casts then change nothing.
 Shapes: B sequences, T positions, H hidden width, D head dimension, V vocabulary.
 """
 
@@ -23,7 +23,7 @@ class Llama(nn.Module):
     """The model of a contract; its parameters are named as in a Hugging Face Llama checkpoint.
 
     `recompute` trades compute for memory: each block keeps its input only and runs again in the backward pass.
-    `loss_chunk` is how many positions' logits exist at once while training; 0 means all.
+    `loss_chunk` is the number of positions that have logits at once while training; 0 means all.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Llama(nn.Module):
             self.lm_head = nn.Linear(spec.hidden, spec.vocab, bias=False)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """tokens (B, T) → logits (B, T, V) float32; with targets (B, T), the sum of their losses in nats, float64."""
+        """tokens (B, T) → logits (B, T, V) float32; with targets (B, T), their total loss in nats, float64 scalar."""
         x = self.model(tokens, self.compute_dtype)
         output = self.model.embed_tokens if self.spec.tied_embeddings else self.lm_head
         if targets is None:
@@ -52,7 +52,7 @@ class Llama(nn.Module):
 
     @torch.no_grad()
     def initial(self, name: str, seed: int) -> Tensor:
-        """The float32 starting value of one parameter: a function of its name, the spec and the seed alone."""
+        """The initial value of one parameter, float32: a function of its name, the spec and the seed alone."""
         shape = self.get_parameter(name).shape
         if len(shape) == 1:
             return torch.ones(shape)
@@ -174,7 +174,7 @@ def rotary_table(spec: ModelSpec, positions: int, device: torch.device) -> Tenso
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotary positions by half-split pairs (i, i + rope_dim / 2), as Hugging Face lays out rows; x (B, heads, T, D)."""
+    """Rotary positions on half-split pairs (i, i + rope_dim / 2), Hugging Face's order; x (B, heads, T, D)."""
     cos, sin = rotation.unbind(0)  # (T, rope_dim / 2) each
     half = cos.shape[-1]
     first, second, rest = torch.split(x.float(), [half, half, x.shape[-1] - 2 * half], dim=-1)

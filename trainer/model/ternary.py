@@ -1,13 +1,13 @@
 """Ternary: linear layers that train with the arithmetic that i2_s runs (BitNet b1.58, arXiv:2402.17764).
 
 The parameter is the latent float weight W. In the forward pass it is ternarised by its mean magnitude, the input x is
-quantised to int8 by its largest magnitude per token, and the product is taken over the *codes* and scaled afterwards:
+quantised to int8 by its largest magnitude per token, and the product is that of the *codes*, scaled afterwards:
 
     s = max(mean|W|, 1e-5)    C = clip(round(W / s), -1, 1)
     a = 127 / max(max|x|, 1e-5)    Q = clip(round(x * a), -128, 127)
     y = (Q Cᵀ) * s / a
 
-In float32 that is what an integer runtime computes: every partial sum is a whole number below 2**24, hence exact.
+In float32 this is what an integer runtime computes: every partial sum is a whole number below 2**24, and so exact.
 Both roundings are passed straight through in the backward pass: dy/dx = sC, dy/dW = Q / a.
 """
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 __all__ = ["BitLinear", "absmean_scale", "activation_codes", "activation_scale", "effective_weight", "weight_codes"]
 
-# A tensor of zeros has no scale of its own; neither has a token of zeros.
+# Stands in for the magnitude of a tensor of zeros, or of a token of zeros.
 _SMALLEST = 1e-5
 
 
@@ -62,7 +62,8 @@ def activation_codes(x: Tensor, scale: Tensor) -> Tensor:
 
 
 class _TernaryProduct(torch.autograd.Function):
-    # One function for the whole layer: the gradients' scales cancel, and no float copy of the codes is kept.
+    # One function for the whole layer: a cancels in the gradient of x and s in that of W, and no scaled copy of the
+    # codes is kept.
 
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Flops: what a token of training costs, and what the machine could do at most."""
+"""Flops: what a token of training costs, and what the machine can do at most."""
 
 import time
 
@@ -24,7 +24,7 @@ def flops_per_token(model: ModelSpec, sequence: int) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The device's matrix products in operations per second: by data sheet for a known GPU, else the best measured."""
+    """Peak operations per second of the device's matrix products: by data sheet for a known GPU, else measured."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, peak in _GPU_PEAKS.items():
@@ -32,7 +32,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
                 return peak
     size = 1024 if device.type == "cpu" else 8192
     a = torch.ones(size, size, dtype=dtype, device=device)
-    # The first few find cold caches, and any of them a busy machine.
+    # The first few have cold caches, and any of them may meet a busy machine: the fastest counts.
     fastest = min(_seconds(a) for _ in range(32))
     return float(2 * size**3 / fastest)
 

@@ -1,4 +1,10 @@
-"""Plan: how much memory a training run needs on each of its devices, before any device is rented."""
+"""Memory: how much of it a training run needs on each of its devices, before any device is rented.
+
+Weights and AdamW's state are there all the time. What comes on top changes during a step: activations pile up in the
+forward pass and go in the backward pass, while gradients come. Which phase needs most depends on the model and the
+settings, so that each of the three candidates is added up: the loss, and the backward pass of the last and the first
+block. `bench/memory.py` holds the sums to a simulated step.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,17 +13,25 @@ from conform.contract.spec import ModelSpec
 from conform.trainer.config import TrainConfig
 from conform.trainer.planning.flops import flops_per_token
 
-__all__ = ["MemoryPlan", "block_activations", "largest_micro_batch", "memory_plan", "training_days"]
+__all__ = [
+    "MemoryPlan",
+    "StepPhase",
+    "block_activations",
+    "largest_micro_batch",
+    "memory_plan",
+    "training_days",
+]
 
 _GIB = 1 << 30
+_FLOAT32 = 4  # bytes
 # An allowance for a CUDA context, communication buffers and the allocator's fragments; not measured.
 _RESERVED = 2 * _GIB
 _FRAGMENTS = 1.05
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Bytes that come on top of weights and moments at one moment of a step."""
+class StepPhase:
+    """Bytes that one phase of a step needs on top of weights and optimizer state."""
 
     name: str
     gradients: int
@@ -33,18 +47,18 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes on one of `devices` devices for a micro batch of that many sequences, at the moments that need most."""
+    """Bytes on one of `devices` devices, for micro batches of that many sequences."""
 
     devices: int
     micro_batch: int
     weights: int
     optimizer: int
-    moments: tuple[Moment, ...]
+    phases: tuple[StepPhase, ...]
 
     @property
-    def peak(self) -> Moment:
-        """The moment that decides: as activations go, gradients come."""
-        return max(self.moments, key=lambda moment: moment.total)
+    def peak(self) -> StepPhase:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total)
 
     @property
     def allocated(self) -> int:
@@ -53,7 +67,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """What is allocated, with an allowance for context and fragmentation."""
+        """What is allocated at the peak, with an allowance for context and fragmentation."""
         return int(self.allocated * _FRAGMENTS) + _RESERVED
 
     def rows(self) -> Iterator[tuple[str, str]]:
@@ -68,41 +82,95 @@ class MemoryPlan:
 def memory_plan(model: ModelSpec, config: TrainConfig, devices: int, micro_batch: int) -> MemoryPlan:
     """The plan for FSDP2 over that many devices (one device: no sharding, nothing gathered)."""
     share = -(-model.parameters // devices)
+    sizes = _sizes(model, config, devices, micro_batch)
     return MemoryPlan(
         devices=devices,
         micro_batch=micro_batch,
-        weights=4 * share,
-        optimizer=8 * share,
-        moments=tuple(_moments(model, config, devices, micro_batch)),
+        weights=_FLOAT32 * share,
+        optimizer=2 * _FLOAT32 * share,  # AdamW's two moments
+        phases=(_loss(sizes), _last_block(sizes), _first_block(sizes, model, devices)),
     )
 
 
-def _moments(model: ModelSpec, config: TrainConfig, devices: int, micro_batch: int) -> Iterator[Moment]:
-    width = 2 if config.dtype != "f32" else 4
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """The parts that the phases are made of, in bytes on one device."""
+
+    first_kept: int  # what the first block keeps from its forward to its backward pass
+    all_kept: int  # what all blocks keep
+    final_norm: int
+    in_backward: int  # what one block's backward pass needs on top of what it kept
+    logits: int
+    gradients: int  # this device's share of all gradients
+    earlier_gradients: int  # of them, what earlier micro batches left
+    output_gradient: int  # of the whole output matrix
+    block_gradient: int  # of one whole block
+    gathered_root: int  # the whole embeddings and final norm
+    gathered_block: int  # one whole block
+
+
+def _sizes(model: ModelSpec, config: TrainConfig, devices: int, micro_batch: int) -> _Sizes:
+    width = 2 if config.dtype != "f32" else _FLOAT32
     tokens = micro_batch * config.sequence
-    stream = tokens * model.hidden * width
-    block = _block(model, tokens, width, gathered=devices > 1)
-    kept = model.layers * (stream if config.recompute else block)
-    # The gradients on their way through the widest part of a block: a norm's are float32.
-    widest = model.ffn * (12 + width if model.sub_norms else 3 * width)
-    passing = tokens * (widest + 2 * model.hidden * width) + (block if config.recompute else 0)
-    output = 4 * model.vocab * model.hidden
-    all_gradients = 4 * -(-model.parameters // devices)
-    # Of earlier micro batches, which the later ones add to.
-    earlier = all_gradients if config.batch > devices * micro_batch else 0
-    root, one = _gathered(model, width, devices)
-    # Logits in float32 and their logarithms, and the gradients that are taken along with them.
-    chunk = min(tokens, config.loss_chunk or tokens)
-    logits = chunk * model.vocab * 8 + output + output // 4 * width + stream
-    norm = tokens * model.hidden * (4 + 2 * width)
-    yield Moment("in the loss", earlier, root + one, kept + norm, logits)
-    yield Moment("in the last block", earlier, root + output + 2 * one, kept + passing)
-    # Its own gradients come as its activations go, the embedding's after it; a tied one's from the output is there.
-    missing = 4 * _block_parameters(model) + (0 if model.tied_embeddings else output)
-    before = all_gradients - (0 if earlier else missing // devices)
-    # Of the block before it, gradients are on their way to the other devices in float32.
-    reduced = output + 4 * _block_parameters(model) if devices > 1 else 0
-    yield Moment("in the first block", before, root + 2 * one + reduced, kept // model.layers + passing)
+    kept = _kept(model, config, tokens, width, devices)
+    gradients = _FLOAT32 * -(-model.parameters // devices)
+    root, block = _gathered(model, width, devices)
+    return _Sizes(
+        first_kept=kept,
+        all_kept=model.layers * kept,
+        # Its input in float32, the normalised value, and the weighted one, which the loss keeps.
+        final_norm=tokens * model.hidden * (_FLOAT32 + 2 * width),
+        in_backward=_in_backward(model, config, tokens, width, devices),
+        logits=_logits(model, config, tokens, width),
+        gradients=gradients,
+        # Without accumulation there is one micro batch, and no earlier one.
+        earlier_gradients=gradients if config.batch > devices * micro_batch else 0,
+        output_gradient=_FLOAT32 * model.vocab * model.hidden,
+        block_gradient=_FLOAT32 * _block_parameters(model),
+        gathered_root=root,
+        gathered_block=block,
+    )
+
+
+def _loss(sizes: _Sizes) -> StepPhase:
+    """All blocks have run forward, and the last one is still gathered."""
+    return StepPhase(
+        "in the loss",
+        gradients=sizes.earlier_gradients,
+        gathered=sizes.gathered_root + sizes.gathered_block,
+        activations=sizes.all_kept + sizes.final_norm,
+        logits=sizes.logits,
+    )
+
+
+def _last_block(sizes: _Sizes) -> StepPhase:
+    """No block has freed its activations yet, and the block before this one is gathered already.
+
+    The gradient of the output matrix stays whole as long as the gathered root does.
+    """
+    return StepPhase(
+        "in the last block",
+        gradients=sizes.earlier_gradients,
+        gathered=sizes.gathered_root + sizes.output_gradient + 2 * sizes.gathered_block,
+        activations=sizes.all_kept + sizes.in_backward,
+    )
+
+
+def _first_block(sizes: _Sizes, model: ModelSpec, devices: int) -> StepPhase:
+    """All other blocks have freed their activations, and their gradients are there.
+
+    Two gradients are missing, unless earlier micro batches left them: the block's own, which come as its activations
+    go, and the embedding's, which comes last; a tied embedding has the one of its use as output already. Under FSDP2
+    the output matrix's gradient is still whole, and so are the second block's, on their way to the other devices.
+    """
+    missing = sizes.block_gradient + (0 if model.tied_embeddings else sizes.output_gradient)
+    reducing = sizes.output_gradient + sizes.block_gradient if devices > 1 else 0
+    return StepPhase(
+        "in the first block",
+        gradients=sizes.earlier_gradients or sizes.gradients - missing // devices,
+        gathered=sizes.gathered_root + 2 * sizes.gathered_block + reducing,
+        activations=sizes.first_kept + sizes.in_backward,
+    )
 
 
 def largest_micro_batch(model: ModelSpec, config: TrainConfig, devices: int, memory: float) -> int:
@@ -125,20 +193,53 @@ def training_days(model: ModelSpec, config: TrainConfig, devices: int, tokens: i
 def block_activations(model: ModelSpec, tokens: int, width: int) -> int:
     """Bytes that one block keeps for its backward pass, for that many tokens at `width` bytes a value; no weights.
 
-    A norm keeps its input in float32 and the normalised value; attention q, k, v, its output before and after the
-    heads are joined, and a float32 per head; the network gate, its activation, up and their product. Each linear
-    keeps its input: once for all that share it, but a ternary one keeps its own codes.
+    A norm keeps its input in float32 and the normalised value. Attention keeps q, k, v, its output before and after
+    the heads are joined, and a float32 per head. The feed-forward network keeps gate, activation, up and the product.
+    Each linear layer keeps its input: once for all layers that share it, but a ternary layer keeps its own codes.
     """
-    norms = (4 + width) * (2 * model.hidden + (model.q_width + model.ffn if model.sub_norms else 0))
+    norms = (_FLOAT32 + width) * (2 * model.hidden + (model.q_width + model.ffn if model.sub_norms else 0))
     inputs = width * model.hidden * (5 if model.linear == "ternary" else 2)
-    attention = width * (3 * model.q_width + 2 * model.kv_width) + 4 * model.heads
+    attention = width * (3 * model.q_width + 2 * model.kv_width) + _FLOAT32 * model.heads
     return tokens * (norms + inputs + attention + width * 4 * model.ffn)
 
 
-def _block(model: ModelSpec, tokens: int, width: int, *, gathered: bool) -> int:
-    # Weights in another form than they are kept in: bfloat16 copies, or ternary codes.
-    copies = 0 if model.linear == "dense" and (gathered or width == 4) else width * _block_parameters(model)
-    return block_activations(model, tokens, width) + copies
+def _kept(model: ModelSpec, config: TrainConfig, tokens: int, width: int, devices: int) -> int:
+    """What one block keeps: its input alone when it is recomputed."""
+    return _stream(model, tokens, width) if config.recompute else _computed(model, tokens, width, devices)
+
+
+def _stream(model: ModelSpec, tokens: int, width: int) -> int:
+    """The residual stream: what enters a block, and what leaves it."""
+    return tokens * model.hidden * width
+
+
+def _computed(model: ModelSpec, tokens: int, width: int, devices: int) -> int:
+    """What one block leaves when it has run forward: activations, and weights in another form than they lie in."""
+    # A ternary block has its codes; a dense one has bfloat16 copies, unless FSDP2 gathered it in bfloat16.
+    cast = model.linear == "ternary" or (width != _FLOAT32 and devices == 1)
+    return block_activations(model, tokens, width) + (width * _block_parameters(model) if cast else 0)
+
+
+def _in_backward(model: ModelSpec, config: TrainConfig, tokens: int, width: int, devices: int) -> int:
+    """What one block's backward pass needs on top of what it kept.
+
+    Gradients pass through the widest part, the feed-forward network: those of gate, up and product, or with sub-norms
+    the norm's three in float32 and one more. Two more are of the residual stream, at the entrance and the exit. A block
+    that is recomputed has its forward pass again.
+    """
+    widest = model.ffn * (3 * _FLOAT32 + width if model.sub_norms else 3 * width)
+    again = _computed(model, tokens, width, devices) if config.recompute else 0
+    return tokens * widest + 2 * _stream(model, tokens, width) + again
+
+
+def _logits(model: ModelSpec, config: TrainConfig, tokens: int, width: int) -> int:
+    """What the loss needs: the logits of a chunk, and the gradients that it computes along with them."""
+    chunk = min(tokens, config.loss_chunk or tokens)
+    output = model.vocab * model.hidden
+    logits_and_log_softmax = 2 * _FLOAT32 * chunk * model.vocab
+    cast_output = width * output
+    gradients = _FLOAT32 * output + _stream(model, tokens, width)  # of the output matrix, and of its input
+    return logits_and_log_softmax + cast_output + gradients
 
 
 def _block_parameters(model: ModelSpec) -> int:
@@ -147,8 +248,9 @@ def _block_parameters(model: ModelSpec) -> int:
 
 
 def _gathered(model: ModelSpec, width: int, devices: int) -> tuple[int, int]:
-    # Bytes of the embeddings, which stay gathered, and of one block.
+    """What FSDP2 gathers: the root, float32, which stays until the step's end, and one block."""
     if devices == 1:
         return 0, 0
     block = _block_parameters(model)
-    return 4 * (model.parameters - model.layers * block), block * (4 if model.linear == "ternary" else width)
+    root = model.parameters - model.layers * block
+    return _FLOAT32 * root, block * (_FLOAT32 if model.linear == "ternary" else width)

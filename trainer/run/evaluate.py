@@ -33,8 +33,8 @@ class HeldOut:
 def evaluate(model: Llama, loader: TokenLoader, config: TrainConfig, world: World) -> HeldOut:
     """The loss over the first `eval_sequences` held-out sequences, the same ones at every evaluation.
 
+    Every process runs the same number of forward passes; one whose share is empty counts none of its pass.
     Raises InputError when the data changed since they were read.
-    Every process runs the same number of forward passes, with nothing to count where its share is empty.
     """
     share = config.micro_batch or config.batch // world.size
     total, count = 0.0, 0

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata, resources
 from importlib.resources.abc import Traversable
@@ -23,6 +25,8 @@ from conform.trainer.errors import ConformError, InputError, TrainError
 __all__ = ["RunFolder", "RunRecord", "code_digest", "code_version", "tokenizer_of"]
 
 _RECORD, _CONFIG, _COMPLETE, _TOKENIZER = "run.json", "config.toml", "complete.json", "tokenizer.model"
+_CHECKPOINTS = "checkpoints"
+_UNFINISHED = re.compile(r"\.(run\.json|config\.toml|tokenizer\.model)\.[0-9a-f]+\.part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class RunFolder:
         return (self.path / _RECORD).is_file()
 
     def create(self, record: RunRecord) -> None:
-        """Begin a run here.
+        """Begin a run here, also where another process was killed while it began one.
 
         Raises TrainError when there is one already, other files are in the way, or the folder cannot be written.
         """
@@ -72,16 +76,22 @@ class RunFolder:
             raise TrainError(
                 f"{self.path}: holds a run already; go on with --resume {self.path}, or choose another --out"
             )
-        try:
+        with self._disk_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock()
-            if any(self.path.iterdir()):
+            if not self._was_being_created():
                 raise TrainError(f"{self.path}: holds other files; choose an empty folder for --out")
-            (self.path / "checkpoints").mkdir()
+            # First, for it tells a folder that was being created from one of somebody else.
+            (self.path / _CHECKPOINTS).mkdir(exist_ok=True)
             write_atomically(self.path / _TOKENIZER, record.tokenizer)
             self.update(record)
-        except OSError as error:
-            raise TrainError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _was_being_created(self) -> bool:
+        """True for an empty folder, and for one with nothing but what `create` writes before run.json."""
+        names = {path.name for path in self.path.iterdir()}
+        ours = {name for name in names if name in (_CHECKPOINTS, _CONFIG, _TOKENIZER) or _UNFINISHED.fullmatch(name)}
+        checkpoints = self.path / _CHECKPOINTS
+        return not names or (names == ours and checkpoints.is_dir() and not any(checkpoints.iterdir()))
 
     def lock(self, patience: float = 0.0) -> None:
         """Keep other processes from training here until `unlock`, or until this process ends, however it does.
@@ -97,7 +107,10 @@ class RunFolder:
         self._lock.release()
 
     def update(self, record: RunRecord) -> None:
-        """Write config.toml and run.json; the latter last, for it makes the folder a run."""
+        """Write config.toml and run.json; the latter last, for it makes the folder a run.
+
+        Raises TrainError when they cannot be written.
+        """
         stored = _StoredRecord(
             contract=record.contract,
             contract_digest=record.contract.digest,
@@ -106,8 +119,9 @@ class RunFolder:
             tokenizer_digest=record.tokenizer_digest,
         )
         settings = "# The resolved settings of this run.\n" + config_to_toml(record.config)
-        write_atomically(self.path / _CONFIG, settings.encode())
-        write_atomically(self.path / _RECORD, (json.dumps(dataclasses.asdict(stored), indent=1) + "\n").encode())
+        with self._disk_errors():
+            write_atomically(self.path / _CONFIG, settings.encode())
+            write_atomically(self.path / _RECORD, (json.dumps(dataclasses.asdict(stored), indent=1) + "\n").encode())
 
     def read_record(self) -> RunRecord:
         """The run's record as it was written: its data may have moved or changed since.
@@ -141,8 +155,9 @@ class RunFolder:
         return dataclasses.replace(record, data=found)
 
     def finish(self, values: dict[str, Any]) -> None:
-        """Mark the run complete, so that nothing restarts it."""
-        write_atomically(self.path / _COMPLETE, (json.dumps(values, indent=1) + "\n").encode())
+        """Mark the run complete, so that nothing restarts it. Raises TrainError when that cannot be written."""
+        with self._disk_errors():
+            write_atomically(self.path / _COMPLETE, (json.dumps(values, indent=1) + "\n").encode())
 
     def finished(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None while the run is not complete."""
@@ -152,8 +167,16 @@ class RunFolder:
             return None
 
     def reopen(self) -> None:
-        """Take the mark away: the run is to become longer."""
-        (self.path / _COMPLETE).unlink(missing_ok=True)
+        """Take the mark away: the run is to become longer. Raises TrainError when it cannot be."""
+        with self._disk_errors():
+            (self.path / _COMPLETE).unlink(missing_ok=True)
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainError(f"{self.path}: cannot be written: {error.strerror}") from error
 
 
 def _require_digest(where: Path, what: str, seen: str, expected: str) -> None:

@@ -1,7 +1,7 @@
 """Judge: what each quantisation would cost the model, measured while it trains.
 
-The linear weights are quantised, decoded and run, next to the model itself, on the same held-out text: once a run has
-learned something that a quantisation cannot hold, that is known at that step and not at the end.
+The linear weights are quantised and decoded, and the decoded model runs beside the model itself on the same held-out
+text. When training leads to weights that a quantisation cannot hold, that shows at that step and not at the end.
 """
 
 import math
@@ -25,10 +25,10 @@ from conform.trainer.distributed.world import World
 from conform.trainer.model.model import Llama
 from conform.trainer.model.ternary import activation_codes, activation_scale, effective_weight
 
-__all__ = ["Judge", "Judgement", "departure", "find_quantizers"]
+__all__ = ["Judge", "Judgement", "find_quantizers", "off_trend"]
 
 _HISTORY = 8
-_CHUNK = 512  # positions
+_CHUNK = 512
 _NEGLIGIBLE = 0.005  # nats: below it no trend matters
 
 
@@ -36,7 +36,7 @@ _NEGLIGIBLE = 0.005  # nats: below it no trend matters
 class Judgement:
     """The cost of one quantisation in nats per token: KL divergence (mean, 99th percentile) and loss added.
 
-    `alarm` is a sentence when the cost departs from its trend or the weights cannot be quantised, else "".
+    `alarm` is a sentence when the cost leaves its trend or the weights cannot be quantised, else "".
     """
 
     quantizer: str
@@ -46,7 +46,7 @@ class Judgement:
     alarm: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name; what is not a number is null."""
+        """The fields by name; NaN becomes null."""
         return {
             key: None if isinstance(value, float) and math.isnan(value) else value
             for key, value in asdict(self).items()
@@ -56,25 +56,34 @@ class Judgement:
 def find_quantizers(names: str) -> tuple[Codec, ...]:
     """The quantizers of a comma-separated list, guarded.
 
-    Raises PluginError for one that does not exist, saying which do.
+    Raises PluginError for an unknown name, listing those that exist.
     """
     registry = load_registry() if names else None
     return tuple(registry.codec(name.strip()) for name in names.split(",")) if registry else ()
 
 
 class Judge:
-    """Keeps what was found so far; `earlier` are the records of a run that is resumed."""
+    """Remembers what it found; `earlier` are the records of a run that is resumed.
 
-    def __init__(self, names: str, spec: ModelSpec, earlier: Iterable[Mapping[str, Any]]) -> None:
-        self._codecs = find_quantizers(names)
-        self._spec = spec
+    No more than `chunk` positions have logits at once.
+    """
+
+    def __init__(
+        self,
+        codecs: Sequence[Codec],
+        spec: ModelSpec,
+        earlier: Iterable[Mapping[str, Any]],
+        *,
+        chunk: int = _CHUNK,
+    ) -> None:
+        self._codecs, self._spec, self._chunk = codecs, spec, chunk
         self._history: dict[str, list[tuple[int, float]]] = {}
         for record in earlier:
             if record["kind"] == "judge" and record["kl"] is not None:
                 self._history.setdefault(record["quantizer"], []).append((record["step"], record["kl"]))
 
     def judge(self, model: Llama, tokens: Tensor, step: int, world: World) -> list[Judgement]:
-        """The verdict on every quantizer over tokens (B, T+1); computed in the first process, [] in the others."""
+        """What each quantizer costs over tokens (B, T+1); computed in the first process, [] in the others."""
         weights = whole(model.named_parameters(), lambda _: world.main)
         found = self._all(weights, tokens.to(world.device), step) if world.main else []
         world.barrier()
@@ -95,19 +104,19 @@ class Judge:
         spec = replace(self._spec, linear="dense")
         theirs = _states(spec, decoded, tokens, int8=codec.layout.ggml_type == I2_S)
         output = weights["model.embed_tokens.weight" if spec.tied_embeddings else "lm_head.weight"]
-        divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten())
+        divergence, added = _compared(ours, theirs, output.to(ours.device), tokens[:, 1:].flatten(), self._chunk)
         history = self._history.setdefault(codec.name, [])
         kl = float(divergence.mean())
-        alarm = departure(history, step, kl)
+        alarm = off_trend(history, step, kl)
         history.append((step, kl))
         p99 = float(divergence.quantile(0.99))
         return Judgement(codec.name, kl, p99, float(added.mean()), f"{codec.name}: {alarm}" if alarm else "")
 
 
-def departure(history: Sequence[tuple[int, float]], step: int, kl: float) -> str:
-    """A sentence when the KL divergence lies above the line through the logarithms of the last eight, else "".
+def off_trend(history: Sequence[tuple[int, float]], step: int, kl: float) -> str:
+    """A sentence when the KL divergence lies far above the line through the logarithms of the last eight, else "".
 
-    Above means: by more than a factor of two and by more than four standard deviations of those eight from their line.
+    Far means more than a factor of two, and more than four standard deviations of those eight from their line.
     """
     recent = [(at, value) for at, value in history[-_HISTORY:] if value > 0]
     if len(recent) < 4 or kl < _NEGLIGIBLE:
@@ -136,7 +145,7 @@ def _decoded(spec: ModelSpec, weights: Mapping[str, Tensor], codec: Codec) -> di
 
 
 def _states(spec: ModelSpec, weights: Mapping[str, Tensor], tokens: Tensor, *, int8: bool = False) -> Tensor:
-    """What the output layer sees of the inputs of tokens (B, T+1): (B·T, H) float32, on the device of the tokens."""
+    """What enters the output layer for the inputs of tokens (B, T+1): (B·T, H) float32, on the device of the tokens."""
     with torch.device("meta"):
         model = Llama(spec)
         if int8:
@@ -161,10 +170,10 @@ class _Int8Linear(nn.Linear):
         return F.linear(activation_codes(x, a), self.weight) / a
 
 
-def _compared(ours: Tensor, theirs: Tensor, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """KL divergence and loss added at each of N positions, float64; no more than a chunk of them has logits at once."""
+def _compared(ours: Tensor, theirs: Tensor, output: Tensor, targets: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """KL divergence and loss added at each of N positions, float64."""
     divergences, added = [], []
-    chunks = (torch.split(tensor, _CHUNK) for tensor in (ours, theirs, targets))
+    chunks = (torch.split(tensor, chunk) for tensor in (ours, theirs, targets))
     for our, their, target in zip(*chunks, strict=True):
         p, q = (F.linear(states, output).double().log_softmax(-1) for states in (our, their))
         divergences.append((p.exp() * (p - q)).sum(-1))

@@ -1,51 +1,52 @@
-"""Live: how a run looks while it goes on: a table that renews itself on a terminal, plain lines when piped."""
+"""Live: how a run looks while it trains: a table that updates itself on a terminal, plain lines when piped."""
 
 import math
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from conform.core.cli.console import console
 
 __all__ = ["LiveView", "PlainView", "SilentView", "View", "view_for_terminal"]
 
-StepValues = Mapping[str, Any]
+Values = Mapping[str, float]
+"""What was measured, by name."""
 
 
 class View(Protocol):
-    """What a run tells its watcher; called in the first process only."""
+    """Where a run shows its progress; all processes but the first have one that shows nothing."""
 
     def begin(self, title: str, step: int, steps: int) -> None:
         """The run starts, or goes on, at that step."""
         ...
 
-    def step(self, step: int, values: StepValues) -> None:
+    def step(self, step: int, values: Values) -> None:
         """A step is done: loss, grad_norm, lr, tokens_per_second, mfu."""
         ...
 
-    def held_out(self, step: int, values: StepValues) -> None:
+    def held_out(self, step: int, values: Values) -> None:
         """An evaluation is done: loss, perplexity, bits_per_byte, unigram_perplexity."""
         ...
 
     def note(self, text: str) -> None:
-        """Anything worth a line: a checkpoint, a warning."""
+        """Something worth a line: a checkpoint, a warning."""
         ...
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Nothing more will be shown."""
         ...
 
 
 class SilentView:
-    """Shows nothing: for the other processes."""
+    """Shows nothing: for all processes but the first."""
 
     def begin(self, title: str, step: int, steps: int) -> None:
         """Nothing."""
 
-    def step(self, step: int, values: StepValues) -> None:
+    def step(self, step: int, values: Values) -> None:
         """Nothing."""
 
-    def held_out(self, step: int, values: StepValues) -> None:
+    def held_out(self, step: int, values: Values) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
@@ -70,8 +71,8 @@ class PlainView:
         self._eta.begin(step, steps)
         self._line(title)
 
-    def step(self, step: int, values: StepValues) -> None:
-        """Print every so many steps, and the last one."""
+    def step(self, step: int, values: Values) -> None:
+        """Print every `every` steps, the first one and the last one."""
         if step % self._every == 0 or step in (1, self._steps):
             self._line(
                 f"step {step}/{self._steps}  loss {values['loss']:.4f}  grad norm {values['grad_norm']:.3f}  "
@@ -79,7 +80,7 @@ class PlainView:
                 f"MFU {values['mfu']:.0%}  ETA {self._eta.after(step)}"
             )
 
-    def held_out(self, step: int, values: StepValues) -> None:
+    def held_out(self, step: int, values: Values) -> None:
         """Print the line."""
         self._line(_held_out_line(step, values))
 
@@ -95,7 +96,7 @@ class PlainView:
 
 
 class LiveView:
-    """A table of the present values under a progress bar; events scroll by above it."""
+    """A table of the newest values above a progress bar; events scroll by above both."""
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -112,8 +113,8 @@ class LiveView:
         self._eta.begin(step, steps)
         self._live.start()
 
-    def step(self, step: int, values: StepValues) -> None:
-        """Renew the table."""
+    def step(self, step: int, values: Values) -> None:
+        """Update the table."""
         self._rows |= {
             "step": f"{step} of {self._steps}",
             "loss": f"{values['loss']:.4f}",
@@ -126,8 +127,8 @@ class LiveView:
         }
         self._draw(step)
 
-    def held_out(self, step: int, values: StepValues) -> None:
-        """Keep the numbers on show."""
+    def held_out(self, step: int, values: Values) -> None:
+        """Show the numbers until the next evaluation."""
         self._rows["held out"] = _held_out_line(step, values)
         self._draw(step)
 
@@ -136,7 +137,7 @@ class LiveView:
         self._console.print(text, markup=False)
 
     def end(self) -> None:
-        """Leave the last table standing."""
+        """Leave the last table on the screen."""
         self._live.stop()
 
     def _draw(self, step: int) -> None:
@@ -166,7 +167,7 @@ class _Eta:
         return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
-def _held_out_line(step: int, values: StepValues) -> str:
+def _held_out_line(step: int, values: Values) -> str:
     return (
         f"held out at step {step}: loss {values['loss']:.4f}  perplexity {values['perplexity']:.2f}  "
         f"{values['bits_per_byte']:.3f} bits/byte  (token frequencies alone: {values['unigram_perplexity']:.2f})"

@@ -1,4 +1,4 @@
-"""Optim: AdamW with decay where it belongs, and its state by parameter name."""
+"""Optimizer: AdamW that decays matrices only, and its state by parameter name."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
 
 
 def set_schedule(optimizer: AdamW, step: int, config: TrainConfig) -> float:
-    """Set what the schedule says for that step; returns the learning rate."""
+    """Set the learning rate and weight decay of that step (from 0); returns the learning rate."""
     rate = learning_rate(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -40,7 +40,7 @@ def set_schedule(optimizer: AdamW, step: int, config: TrainConfig) -> float:
 
 
 def clip_gradients(model: nn.Module, largest: float) -> float:
-    """Scale the gradients so that their global norm is at most `largest` (0: leave them); returns the norm before."""
+    """Scale the gradients to a global norm of at most `largest` (0: leave them); returns the norm before that."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -50,7 +50,7 @@ def clip_gradients(model: nn.Module, largest: float) -> float:
 
 
 def slots(model: nn.Module, optimizer: AdamW) -> Iterator[tuple[str, Tensor]]:
-    """Every moment as (parameter name, a slash, moment name; tensor), in the model's order."""
+    """AdamW's moments in the model's order, each with its name: `PARAMETER/exp_avg` or `PARAMETER/exp_avg_sq`."""
     for name, parameter in model.named_parameters():
         for moment in MOMENTS:
             yield f"{name}/{moment}", optimizer.state[parameter][moment]

@@ -1,9 +1,9 @@
-"""Report: a run's curves and bindings as one HTML page that needs nothing beside it."""
+"""Report: a run's curves and digests as one self-contained HTML page."""
 
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ class Curve:
 def run_report(run: Path) -> str:
     """The HTML page of a run, finished or not.
 
-    Raises TrainError when the folder holds no run or nothing was measured yet, or when the packages that draw are
-    missing.
+    Raises TrainError when the folder holds no run, nothing was measured yet, or the packages that draw are missing.
     """
     record = RunFolder(run).read_record()
     records = list(read_metrics(run))
@@ -75,7 +74,7 @@ def run_report(run: Path) -> str:
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """What there is to draw in the records of a run."""
+    """Everything that the records of a run let one draw."""
     steps = [entry for entry in records if entry["kind"] == "step"]
     held_out = [entry for entry in records if entry["kind"] == "held_out"]
     judged = [entry for entry in records if entry["kind"] == "judge"]
@@ -141,7 +140,14 @@ def _summary(record: RunRecord, records: Sequence[Mapping[str, Any]]) -> str:
     return text + "."
 
 
-def _tables(run: Path, record: RunRecord, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    title: str
+    rows: Sequence[tuple[object, ...]]
+    head: tuple[str, ...] = ()
+
+
+def _tables(run: Path, record: RunRecord, records: Sequence[Mapping[str, Any]]) -> list[_Table]:
     held_out = [entry for entry in records if entry["kind"] == "held_out"]
     judged = [entry for entry in records if entry["kind"] == "judge"]
     digests = [
@@ -149,30 +155,22 @@ def _tables(run: Path, record: RunRecord, records: Sequence[Mapping[str, Any]]) 
         ("tokenizer", record.tokenizer_digest),
         ("data", record.data_digest),
     ]
-    tables: list[dict[str, Any]] = [
-        {
-            "title": "Held out",
-            "head": ("step", "loss", "perplexity", "bits per byte"),
-            "rows": [_numbers(entry, "loss", "perplexity", "bits_per_byte") for entry in held_out],
-        },
-        {
-            "title": "Quantisations judged",
-            "head": ("step", "KL", "KL, 99th percentile", "loss added", "quantisation"),
-            "rows": [(*_numbers(entry, "kl", "kl_p99", "delta_nll"), entry["quantizer"]) for entry in judged],
-        },
-        {"title": "Checkpoints", "head": (), "rows": [(f"step-{s:08d}",) for s in CheckpointStore(run).steps()]},
-        {"title": "Bound to, by sha256", "head": (), "rows": digests},
-        {
-            "title": "Settings",
-            "head": (),
-            "rows": [(key, getattr(record.config, key)) for key in _setting_names(record)],
-        },
+    tables = [
+        _Table(
+            "Held out",
+            [_numbers(entry, "loss", "perplexity", "bits_per_byte") for entry in held_out],
+            head=("step", "loss", "perplexity", "bits per byte"),
+        ),
+        _Table(
+            "Quantisations judged",
+            [(*_numbers(entry, "kl", "kl_p99", "delta_nll"), entry["quantizer"]) for entry in judged],
+            head=("step", "KL", "KL, 99th percentile", "loss added", "quantisation"),
+        ),
+        _Table("Checkpoints", [(f"step-{step:08d}",) for step in CheckpointStore(run).steps()]),
+        _Table("Bound to, by sha256", digests),
+        _Table("Settings", list(asdict(record.config).items())),
     ]
-    return [table for table in tables if table["rows"]]
-
-
-def _setting_names(record: RunRecord) -> list[str]:
-    return list(type(record.config).__dataclass_fields__)
+    return [table for table in tables if table.rows]
 
 
 def _numbers(entry: Mapping[str, Any], *keys: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Schedule: learning rate and weight decay as pure functions of the step, so that nothing of them needs saving."""
+"""Schedule: learning rate and weight decay as pure functions of the step, so that neither needs saving."""
 
 import math
 

@@ -1,9 +1,12 @@
-"""Signals: Ctrl-C and SIGTERM become a request to stop at the next step; a second one stops at once."""
+"""Signals: Ctrl-C and SIGTERM become a request to stop after the step; a second one stops at once."""
 
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from conform.trainer.distributed.world import World
 
 __all__ = ["StopRequest"]
 
@@ -17,15 +20,20 @@ class StopRequest:
     every process of a job also reaches torchrun, which passes the same signal on to its processes once more.
     """
 
-    def __init__(self, echo: float = 0.0) -> None:
+    def __init__(self, echo: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.signal = 0
-        self._echo = echo
+        self._echo, self._clock = echo, clock
         self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
+
+    def agreed(self, world: World) -> int:
+        """The signal that any process has had, the same in each, or 0: all must stop at the same step."""
+        counts = world.sums([float(self.signal == number) for number in _SIGNALS])
+        return next((int(number) for number, count in zip(_SIGNALS, counts, strict=True) if count), 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -34,7 +42,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if not self.signal:
             self.signal, self._since = number, now
         elif now - self._since >= self._echo:

@@ -44,8 +44,8 @@ def _load(model: Path) -> Any:
 
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=read_tokenizer(model))
-    except RuntimeError as error:
-        raise TokenizerError(f"{model}: SentencePiece cannot load it: {str(error)[:200]}") from error
+    except (RuntimeError, UnicodeDecodeError) as error:  # it may quote what is not UTF-8
+        raise TokenizerError(f"{model}: SentencePiece cannot load it: {str(error)[:200]!r}") from error
 
 
 def _check_recipe(vocabulary: Vocabulary) -> Iterator[Finding]:

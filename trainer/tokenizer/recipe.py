@@ -5,12 +5,13 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from conform.contract.toml import toml_text
 from conform.core.checkpoint.vocabulary import read_vocabulary
-from conform.core.files.atomic import write_atomically
+from conform.core.files.atomic import staged, write_atomically
 from conform.core.files.digest import file_sha256
 from conform.trainer.data.corpus import MAX_CHARS, read_documents, refuse
 from conform.trainer.data.sources import Source, find_sources, source_sha256
@@ -103,12 +104,11 @@ def train_tokenizer(
     _require_unchanged(sources, digests)
     _make_folder(out)
     # Under its name only when the other files are there: an interrupted command can then simply be repeated.
-    unfinished = out / f".{TOKENIZER_NAME}.unfinished"
-    _write(unfinished, content)
-    report = measure(unfinished, sample, tokenizer_sha256(unfinished), semantic_digest(unfinished), len(skipped))
-    _write(out / "recipe.toml", _recipe_toml(sources, digests, vocab, text_key, sample_chars).encode())
-    _write(out / "report.json", (json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n").encode())
-    unfinished.replace(out / TOKENIZER_NAME)
+    with _disk_errors(out), staged(out / TOKENIZER_NAME, content) as unfinished:
+        report = measure(unfinished, sample, tokenizer_sha256(unfinished), semantic_digest(unfinished), len(skipped))
+        write_atomically(out / "recipe.toml", _recipe_toml(sources, digests, vocab, text_key, sample_chars).encode())
+        text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
+        write_atomically(out / "report.json", text.encode())
     return report
 
 
@@ -223,8 +223,9 @@ def _make_folder(folder: Path) -> None:
         raise TokenizerError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
-def _write(path: Path, content: bytes) -> None:
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
     try:
-        write_atomically(path, content)
+        yield
     except OSError as error:
-        raise TokenizerError(f"{path}: cannot be written: {error.strerror}") from error
+        raise TokenizerError(f"{folder}: cannot be written: {error.strerror}") from error

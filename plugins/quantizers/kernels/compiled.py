@@ -13,7 +13,7 @@ from numba.core import event
 
 from conform.plugins.quantizers.kernels.notice import notify
 
-__all__ = ["half_bits", "half_value", "inlined", "kernel", "scalar"]
+__all__ = ["half_bits", "half_value", "inside", "kernel", "scalar"]
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 _SUBNORMAL = np.float32(2.0**24)
@@ -36,7 +36,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba ships no types
             notify(module)
 
     def on_end(self, event: event.Event) -> None:
-        """Nothing to say."""
+        """Does nothing: only the start is announced."""
 
 
 event.register("numba:compile", _Announcer())
@@ -45,7 +45,8 @@ event.register("numba:compile", _Announcer())
 def kernel(function: _Function) -> _Function:
     """Compile on the first call for this machine, and keep the result on disk; runs without the interpreter lock.
 
-    The file kept is found by the kernel's own source file, so that a function inlined into it belongs in that file.
+    The kept code is valid until the kernel's own source file changes. numba does not see a change in another file whose
+    functions are compiled into the kernel: after editing one, touch the files of the kernels that call it.
     """
     compiled: _Function = njit(nogil=True, cache=True, error_model="numpy")(function)
     _unannounced[compiled] = function.__module__.rpartition(".")[2]
@@ -53,14 +54,14 @@ def kernel(function: _Function) -> _Function:
 
 
 def scalar(function: _Function) -> _Function:
-    """Compile a small function of numbers; LLVM makes it part of the loop that calls it, and vectors of the whole."""
+    """Compile a small function of numbers; LLVM inlines it into the loop that calls it, and vectorises that."""
     compiled: _Function = njit(nogil=True, error_model="numpy")(function)
     return compiled
 
 
-def inlined(function: _Function) -> _Function:
-    """Paste into whichever kernel calls it; slower to compile, but what it does with arrays is seen by the caller."""
-    compiled: _Function = njit(nogil=True, inline="always", error_model="numpy")(function)
+def inside(function: _Function) -> _Function:
+    """Compile once, and inline into its callers as machine code, however long it is."""
+    compiled: _Function = njit(nogil=True, forceinline=True, error_model="numpy")(function)
     return compiled
 
 

@@ -1,7 +1,9 @@
 """Conversion kernels: one pass over the values of a type that searches nothing. Import lazily: this imports numba.
 
-Each encoder gives the bits of the largest magnitude that it met, without their sign: NaN and infinity are the largest.
-Loops over a block run to a length read from its array: one that the compiler knows is unrolled, not made vectors of.
+All run over blocks, one after another: values (blocks, values of a block), bytes (blocks, bytes of a block).
+
+Each encoder returns the bits, without the sign, of the largest magnitude it met: those of NaN and infinity are largest.
+A loop over a block takes its length from the array: one of known length the compiler unrolls instead of vectorising it.
 """
 
 import numpy as np

@@ -1,10 +1,16 @@
-"""The search kernels of iq1_s and iq1_m, over lanes of 32 and of 16 values. Import lazily: this imports numba.
+"""The search kernels of iq1_s and iq1_m, over lanes of blocks that share a scale. Import lazily: this imports numba.
 
-Scales are found for levels that need be no grid point, then with grid points; d is chosen for them, then the best
-multiple of d for each block; at last d is fitted by least squares.
+LANES blocks are searched side by side, and a super-block is a run of eight or sixteen lanes:
+
+    iq1_s   x (32, LANES)   a block is 32 values, four groups of eight, with one shift for all   super-block: 8 lanes
+    iq1_m   x (16, LANES)   a block is 16 values, two groups of eight, each with its own shift   super-block: 16 lanes
+
+For each super-block: `_free_scale` finds the scale of each block for levels -1, 0, 1 in any combination, and `_search`
+refines it with grid points only; `_super_scale` chooses d, of which the scales of the blocks must be odd multiples, and
+`_try_levels` the best multiple for each block; at last `_refit` fits d by least squares.
 """
 
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +20,7 @@ from conform.plugins.quantizers.kernels.iq1_nearest import nearest
 from conform.plugins.quantizers.kernels.lanes import HUGE, LANES, load, normalise
 from conform.plugins.quantizers.search.iq1_grid import Int16, Int32, Int64
 
-__all__ = ["iq1_m", "iq1_s"]
+__all__ = ["Work", "iq1_m", "iq1_s"]
 
 ZERO, HALF, ONE, TWO = (np.float32(v) for v in (0, 0.5, 1, 2))
 DELTA = np.float32(0.125)
@@ -23,10 +29,17 @@ INFINITY = np.float32(np.inf)
 SMALLEST_HALF = np.float32(2.0**-24)
 INFINITE_HALF, NO_HALF = np.int64(0x7C00), np.int64(0)
 LOW_DELTA = np.int32(1 << 16)  # in a choice, above eight bits of signs and eight of magnitudes: the shift is -1/8
-# How hard to search: ratios to start from, whether grid points are looked for before d is chosen, multiples of that d
-# to try, block scales to try with each, rounds of refitting d and searching again.
-Effort: TypeAlias = tuple[Float32, bool, Float32, int, int]
 DIVISORS = np.geomspace(7.5, 22, 32).round(3).astype(np.float32)  # the largest block scale in units of d
+
+
+class Work(NamedTuple):
+    """How hard to search."""
+
+    ratios: Float32  # scales to start from, in units of a block's mean magnitude
+    use_grid_first: bool  # refine the block scales with grid points before d is chosen for them
+    d_factors: Float32  # multiples of the chosen d to try
+    levels: int  # odd multiples of each d to try as the scale of a block
+    refits: int  # times that d is fitted to the points found, and the points are searched again
 
 
 @kernel
@@ -256,9 +269,8 @@ def _keep_better(best: Float32, level: Float32, choice: Int32, loss: Float32, le
 
 
 @kernel
-def _choose(x: Float32, w: Float32, unit: Float32, effort: Effort, level: Float32, choice: Int32, d: Float32) -> None:
+def _choose(x: Float32, w: Float32, unit: Float32, work: Work, level: Float32, choice: Int32, d: Float32) -> None:
     """Block scales found freely, then the super-block's d for them, then for each block the best multiple of d."""
-    ratios, probe, factors, tries, _ = effort
     count = 256 // len(x)
     scratch = np.empty((6, LANES), np.float32)
     scale, curvature, base, best, loss, levels = (
@@ -270,8 +282,8 @@ def _choose(x: Float32, w: Float32, unit: Float32, effort: Effort, level: Float3
         scratch[5],
     )
     choices = np.empty_like(choice)
-    _free_scale(x, w, ratios, scale, curvature)
-    if probe:
+    _free_scale(x, w, work.ratios, scale, curvature)
+    if work.use_grid_first:
         _search(x, w, scale, best, choice)
         _fit(x, w, choice, best, curvature)
         for lane in range(LANES):
@@ -281,35 +293,34 @@ def _choose(x: Float32, w: Float32, unit: Float32, effort: Effort, level: Float3
         for lane in range(first, first + count):
             base[lane] = found
             best[lane] = INFINITY
-    for factor in factors:
+    for factor in work.d_factors:
         for lane in range(LANES):
             d[lane] = base[lane] * factor
             if ZERO < unit[lane] < HUGE:
                 d[lane] = max(d[lane], SMALLEST_HALF / unit[lane])
-        _try_levels(x, w, scale, d, tries, levels, loss, choices)
+        _try_levels(x, w, scale, d, work.levels, levels, loss, choices)
         _keep_better(best, level, choice, loss, levels, choices)
 
 
 @kernel
-def _solve(x: Float32, w: Float32, unit: Float32, effort: Effort, level: Float32, choice: Int32, halves: Int64) -> None:
+def _solve(x: Float32, w: Float32, unit: Float32, work: Work, level: Float32, choice: Int32, halves: Int64) -> None:
     """Scales, levels and choices of all lanes."""
     count = 256 // len(x)
     scratch = np.empty((4, LANES), np.float32)
     scale, a, b, d = scratch[0], scratch[1], scratch[2], scratch[3]
-    _choose(x, w, unit, effort, level, choice, d)
-    rounds = effort[4]
-    for step in range(rounds + 1):
+    _choose(x, w, unit, work, level, choice, d)
+    for step in range(work.refits + 1):
         _fit(x, w, choice, a, b)
         for first in range(0, LANES, count):
             _set_d(d, halves, _refit(level, a, b, first, count), unit[first], first, count)
-        if step < rounds:
+        if step < work.refits:
             for lane in range(LANES):
                 scale[lane] = d[lane] * level[lane]
             _try_levels(x, w, scale, d, np.int64(1), level, a, choice)
 
 
 @kernel
-def iq1_s(rows: Float32, weights: Float32, out: Packed, points: Int16, effort: Effort) -> None:
+def iq1_s(rows: Float32, weights: Float32, out: Packed, points: Int16, work: Work) -> None:
     """Quantize rows (rows, cols) into out (rows, cols / 256 * 50); a scale beyond float16 is written as infinity."""
     x = np.empty((32, LANES), np.float32)
     w = np.empty((32, LANES), np.float32)
@@ -323,7 +334,7 @@ def iq1_s(rows: Float32, weights: Float32, out: Packed, points: Int16, effort: E
     for first in range(0, total, LANES):
         load(rows, weights, first, x, w, peak)
         normalise(x, peak, unit, 256 // len(x))
-        _solve(x, w, unit, effort, level, choice, halves)
+        _solve(x, w, unit, work, level, choice, halves)
         for lane in range(0, min(LANES, total - first), 8):
             row = (first + lane) // per_row
             at = (first + lane - row * per_row) // 8 * 50
@@ -349,7 +360,7 @@ def _write_s(level: Float32, choice: Int32, half: np.int64, first: int, points: 
 
 
 @kernel
-def iq1_m(rows: Float32, weights: Float32, out: Packed, points: Int16, effort: Effort) -> None:
+def iq1_m(rows: Float32, weights: Float32, out: Packed, points: Int16, work: Work) -> None:
     """Quantize rows (rows, cols) into out (rows, cols / 256 * 56); a scale beyond float16 is written as infinity."""
     x = np.empty((16, LANES), np.float32)
     w = np.empty((16, LANES), np.float32)
@@ -363,7 +374,7 @@ def iq1_m(rows: Float32, weights: Float32, out: Packed, points: Int16, effort: E
     for first in range(0, total, LANES):
         load(rows, weights, first, x, w, peak)
         normalise(x, peak, unit, 256 // len(x))
-        _solve(x, w, unit, effort, level, choice, halves)
+        _solve(x, w, unit, work, level, choice, halves)
         for lane in range(0, min(LANES, total - first), 16):
             row = (first + lane) // per_row
             at = (first + lane - row * per_row) // 16 * 56

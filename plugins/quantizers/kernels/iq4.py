@@ -1,4 +1,8 @@
-"""The search kernels of iq4_nl and iq4_xs, over lanes of 32 values. Import lazily: this imports numba."""
+"""The search kernels of iq4_nl and iq4_xs, over lanes of 32 values. Import lazily: this imports numba.
+
+LANES blocks of 32 values are searched side by side, in arrays (32, LANES). In iq4_nl each lane is on its own; in iq4_xs
+eight lanes in a row are a super-block, and their scales are multiples of one d.
+"""
 
 import numpy as np
 

@@ -1,286 +1,96 @@
 """Search of iq2_* and iq3_*: scales and grid points of least weighted squared error. Import lazily: this imports numba.
 
-A super-block of 256 values is held transposed, one column for each group that shares a grid point: (8, 32) for iq2,
-(4, 64) for iq3. A scale s is what one unit of the grid is worth. With A = sum 2 w |x| c and B = sum w c^2 over values
-x with weights w and coordinates c, the squared error is sum w x^2 - s (A - s B); the larger s (A - s B), the better.
+For each super-block (`search`):
 
-A sweep finds, for a given scale of each sub-block, the best point of each group among the neighbours of its rounded
-values. The first sweeps start from scales that the magnitudes suggest, and find by least squares what scale each
-sub-block wants; then d is chosen, and further sweeps try the 4-bit scales next to what each sub-block wants.
+    load            values, signs and weights, transposed; mean and greatest magnitude of each sub-block
+    want scales     sweeps from scales that the magnitudes suggest; least squares says what scale each sub-block wants
+    choose d        the d of whose odd multiples 1, 3, … 31 the wanted scales are nearest to one
+    try levels      sweeps at the 4-bit scales next to what each sub-block wants, times d as half precision holds it
+    refine          the d of least squares for what was found; again from `try levels`, as long as that helps
+    store           points, 4-bit scales and signs
 
-Neighbours come in batches of sixteen, which are scored side by side, and the best is the largest of sixteen integers
-that hold a score in their high bits and the neighbour in the low four.
+A sub-block is the groups that share a 4-bit scale. What a sweep does, and what A and B are, says iq_sweep. For A and B
+summed over a sub-block the best scale is A / 2B: there s (A - s B), by which its error falls, is largest, A² / 4B.
 
-Vectors run over candidates or groups, never over the terms of a sum, so that the bytes are the same on every machine.
-Arrays are passed one by one, because a tuple of arrays costs a reference count at each use; rows of the scratch arrays
-have names instead.
+numba keeps compiled kernels by the file of the outermost one, and cannot see that iq_sweep, which is compiled into it,
+has changed: whoever edits that file must touch this one.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
 from conform.core.quantizer import Float32, Packed
-from conform.plugins.quantizers.kernels.compiled import half_bits, half_value, kernel
-from conform.plugins.quantizers.search.grids import Int8, UInt16
+from conform.plugins.quantizers.kernels.compiled import half_bits, half_value, inside, kernel
+from conform.plugins.quantizers.kernels.iq_sweep import Groups, Int32, Kind, Tables, byte, empty_groups, sweep
+from conform.plugins.quantizers.search.grids import UInt16
 
-__all__ = ["Kind", "Plan", "search"]
+__all__ = ["Kind", "Output", "Tables", "Work", "search"]
 
-_Function = TypeVar("_Function", bound=Callable[..., object])
-Int32: TypeAlias = NDArray[np.int32]
 F32, I32 = np.float32, np.int32
-LANES = 16
-TRIALS = 32
-WORST = I32(-0x7FFFFFFF)
+CANDIDATES = 32
 INFINITE = 0x7C00
 TINY, HUGE = F32(2.0**-40), F32(2.0**40)  # no float16 is small enough for values below, nor large enough above
-
-# block (3, dim, groups) float32: |x|, 2 w |x|, w.
-SIZE, TARGET, WEIGHT = 0, 1, 2
-# given (2, groups) float32: the scale; 2 where one sign of the group is flipped, else 0.
-SCALE, FLIP = 0, 1
-# found (4, groups) int32: the code of the rounded values, the point found, and its coordinates as bytes.
-CODE, POINT, LOW, HIGH = 0, 1, 2, 3
-# sums (2, groups) float32: A and B of each group's point.
-# subs (8, sub-blocks) float32: of the last sweep; mean and greatest magnitude; the best so far, and the scale it wants.
-A, B, MEAN, MOST, BEST, BEST_A, BEST_B, WANTED = 0, 1, 2, 3, 4, 5, 6, 7
-# keys (2, groups) int32: of the best neighbour, and of the best with a flipped sign (iq3).
-# level (2, sub-blocks) int32: the 4-bit scale of the last sweep, and the best. best (2, groups): its point and flip.
+LARGE = F32(3e38)
 
 
-class Kind(NamedTuple):
-    """What the search must know of a type besides its grid."""
-
-    per: int  # groups that share a 4-bit scale
-    parity: int  # 1 if the number of minus signs in eight values must be even
-    step: float  # distance between the levels of iq3, in grid units
-    last: float  # the threshold of the highest level of iq3
-    unit: float  # d in the file = unit * d in grid units
-
-
-class Plan(NamedTuple):
+class Work(NamedTuple):
     """How hard to search."""
 
     refits: int  # sweeps from each start
     tries: int  # 4-bit scales tried for each sub-block
     rounds: int  # values of d tried
-    first: int  # batches of neighbours that the first sweeps look at
-    last: int  # and the further sweeps
+    first_batches: int  # batches of neighbours that the sweeps look at that begin from a start
+    last_batches: int  # and those at 4-bit scales
 
 
-def _inside(function: _Function) -> _Function:
-    """Compile into its callers, as machine code rather than as source: `inlined` costs much more time to compile."""
-    compiled: _Function = njit(nogil=True, forceinline=True, error_model="numpy")(function)
-    return compiled
+class Output(NamedTuple):
+    """The fields of n super-blocks, zeros before the search."""
+
+    d: UInt16  # (n,): bits of float16
+    level: Packed  # (n, sub-blocks): 4-bit scales
+    point: UInt16  # (n, groups)
+    signs: Packed  # (n, 32): one bit for each of eight values, the first lowest, 1 = negative
 
 
-@_inside
-def _ranked(score: np.float32, lane: np.int32) -> np.int32:
-    """An integer that orders as the score does, with the lane in its low bits: the lowest of equal lanes wins."""
-    bits = F32(score).view(np.int32)
-    bits = I32(bits ^ I32(I32(bits >> I32(31)) & I32(0x7FFFFFFF)))
-    return I32(I32(bits & I32(-LANES)) | I32(I32(LANES - 1) - lane))
+class SubBlocks(NamedTuple):
+    """The sub-blocks of one super-block, (sub-blocks,) each, and the points that are best so far."""
+
+    mean: Float32  # weighted mean of the magnitudes
+    most: Float32  # the greatest of them
+    a: Float32  # A and B of the last sweep
+    b: Float32
+    level: Int32  # the 4-bit scale of the last sweep
+    wanted: Float32  # the scale that is best for the points found
+    best: Float32  # by how much the error fell at best, and A, B and the 4-bit scale then
+    best_a: Float32
+    best_b: Float32
+    best_level: Int32
+    best_point: Int32  # (groups,): the points then, and the flips
+    best_flip: Int32
 
 
-@_inside
-def _score(key: np.int32) -> np.float32:
-    bits = I32(I32(key) & I32(-LANES))
-    return I32(bits ^ I32(I32(bits >> I32(31)) & I32(0x7FFFFFFF))).view(np.float32)
-
-
-@_inside
-def _less(p: np.float32, q: np.float32) -> np.float32:
-    return p if p < q else q
-
-
-@_inside
-def _byte(word: np.int32, shift: np.int32) -> np.float32:
-    return F32(I32(I32(word >> shift) & I32(255)))
-
-
-@_inside
-def _best8(values: Int8, code: np.int32, b: int, s: np.float32, flip: np.float32, block: Float32, g: int) -> np.int32:
-    """The key of the best of 16 neighbours, `flip` times the share of its cheapest coordinate being given up."""
-    a0, a1, a2, a3 = block[TARGET, 0, g], block[TARGET, 1, g], block[TARGET, 2, g], block[TARGET, 3, g]
-    a4, a5, a6, a7 = block[TARGET, 4, g], block[TARGET, 5, g], block[TARGET, 6, g], block[TARGET, 7, g]
-    b0, b1, b2, b3 = block[WEIGHT, 0, g], block[WEIGHT, 1, g], block[WEIGHT, 2, g], block[WEIGHT, 3, g]
-    b4, b5, b6, b7 = block[WEIGHT, 4, g], block[WEIGHT, 5, g], block[WEIGHT, 6, g], block[WEIGHT, 7, g]
-    best = WORST
-    for k in range(LANES):
-        c0, c1 = F32(values[code, b, 0, k]), F32(values[code, b, 1, k])
-        c2, c3 = F32(values[code, b, 2, k]), F32(values[code, b, 3, k])
-        c4, c5 = F32(values[code, b, 4, k]), F32(values[code, b, 5, k])
-        c6, c7 = F32(values[code, b, 6, k]), F32(values[code, b, 7, k])
-        t0, t1, t2, t3 = c0 * a0, c1 * a1, c2 * a2, c3 * a3
-        t4, t5, t6, t7 = c4 * a4, c5 * a5, c6 * a6, c7 * a7
-        least = _less(_less(_less(t0, t1), _less(t2, t3)), _less(_less(t4, t5), _less(t6, t7)))
-        sa = ((t0 + t1) + (t2 + t3)) + ((t4 + t5) + (t6 + t7))
-        u0, u1, u2, u3 = c0 * b0 * c0, c1 * b1 * c1, c2 * b2 * c2, c3 * b3 * c3
-        u4, u5, u6, u7 = c4 * b4 * c4, c5 * b5 * c5, c6 * b6 * c6, c7 * b7 * c7
-        sb = ((u0 + u1) + (u2 + u3)) + ((u4 + u5) + (u6 + u7))
-        key = _ranked(sa - flip * least - s * sb, I32(k))
-        best = key if key > best else best
-    return best
+@inside
+def _empty_sub_blocks(count: int, groups: int) -> SubBlocks:
+    return SubBlocks(
+        np.empty(count, np.float32),
+        np.empty(count, np.float32),
+        np.empty(count, np.float32),
+        np.empty(count, np.float32),
+        np.empty(count, np.int32),
+        np.empty(count, np.float32),
+        np.empty(count, np.float32),
+        np.empty(count, np.float32),
+        np.empty(count, np.float32),
+        np.empty(count, np.int32),
+        np.empty(groups, np.int32),
+        np.empty(groups, np.int32),
+    )
 
 
 @kernel
-def _sweep8(
-    values: Int8,
-    index: UInt16,
-    grid: Int32,
-    batches: int,
-    block: Float32,
-    given: Float32,
-    found: Int32,
-    sums: Float32,
-    keys: Int32,
-) -> None:
-    """The best point of each group of eight for given scales and flips, and its A and B."""
-    for g in range(32):
-        t1, t2 = F32(16.5) * given[SCALE, g], F32(34.0) * given[SCALE, g]
-        code, three = I32(0), I32(1)
-        for j in range(8):
-            x = block[SIZE, j, g]
-            code = I32(code + three * I32(I32(x > t1) + I32(x > t2)))
-            three = I32(three * I32(3))
-        found[CODE, g] = code
-        keys[0, g] = WORST
-    for b in range(batches):
-        for g in range(32):
-            key = _best8(values, found[CODE, g], b, given[SCALE, g], given[FLIP, g], block, g)
-            if key > keys[0, g]:
-                keys[0, g] = key
-                found[POINT, g] = b * LANES + (LANES - 1) - (key & (LANES - 1))
-    for g in range(32):
-        p = index[found[CODE, g], found[POINT, g]]
-        found[POINT, g] = p
-        found[LOW, g] = grid[p, 0]
-        found[HIGH, g] = grid[p, 1]
-    for g in range(32):
-        sa, sb, least = F32(0), F32(0), F32(3e38)
-        for j in range(8):
-            word = found[LOW, g] if j < 4 else found[HIGH, g]
-            c = _byte(word, I32(8 * (j & 3)))
-            t = c * block[TARGET, j, g]
-            sa += t
-            sb += c * block[WEIGHT, j, g] * c
-            least = t if t < least else least
-        sums[A, g] = sa - given[FLIP, g] * least
-        sums[B, g] = sb
-
-
-@_inside
-def _best4(values: Int8, code: np.int32, b: int, s: np.float32, flip: np.float32, block: Float32, g: int) -> np.int32:
-    """As _best8, for groups of four."""
-    a0, a1, a2, a3 = block[TARGET, 0, g], block[TARGET, 1, g], block[TARGET, 2, g], block[TARGET, 3, g]
-    b0, b1, b2, b3 = block[WEIGHT, 0, g], block[WEIGHT, 1, g], block[WEIGHT, 2, g], block[WEIGHT, 3, g]
-    best = WORST
-    for k in range(LANES):
-        c0, c1 = F32(values[code, b, 0, k]), F32(values[code, b, 1, k])
-        c2, c3 = F32(values[code, b, 2, k]), F32(values[code, b, 3, k])
-        t0, t1, t2, t3 = c0 * a0, c1 * a1, c2 * a2, c3 * a3
-        least = _less(_less(t0, t1), _less(t2, t3))
-        sb = (c0 * b0 * c0 + c1 * b1 * c1) + (c2 * b2 * c2 + c3 * b3 * c3)
-        key = _ranked(((t0 + t1) + (t2 + t3)) - flip * least - s * sb, I32(k))
-        best = key if key > best else best
-    return best
-
-
-@kernel
-def _flip4(values: Int8, batches: int, odd: Float32, block: Float32, given: Float32, found: Int32, keys: Int32) -> None:
-    """Where the signs of eight values are odd, let the better one of their two groups flip its cheapest sign."""
-    for b in range(batches):
-        for g in range(64):
-            key = _best4(values, found[CODE, g], b, given[SCALE, g], F32(2), block, g)
-            if key > keys[1, g]:
-                keys[1, g] = key
-                found[LOW, g] = b * LANES + (LANES - 1) - (key & (LANES - 1))
-    for h in range(32):
-        if odd[h] > 0:
-            p, q = 2 * h, 2 * h + 1
-            first = _score(keys[1, p]) + _score(keys[0, q]) >= _score(keys[0, p]) + _score(keys[1, q])
-            given[FLIP, p] = F32(2) if first else F32(0)
-            given[FLIP, q] = F32(0) if first else F32(2)
-            found[POINT, p] = found[LOW, p] if first else found[POINT, p]
-            found[POINT, q] = found[POINT, q] if first else found[LOW, q]
-
-
-@kernel
-def _sweep4(
-    values: Int8,
-    index: UInt16,
-    grid: Int32,
-    batches: int,
-    kind: Kind,
-    odd: Float32,
-    block: Float32,
-    given: Float32,
-    found: Int32,
-    sums: Float32,
-    keys: Int32,
-) -> None:
-    """As _sweep8, for groups of four; given[FLIP] is decided here."""
-    step, last = F32(kind.step), F32(kind.last)
-    for g in range(64):
-        inverse = F32(1) / (given[SCALE, g] * step)
-        threshold = last * given[SCALE, g]
-        code = I32(0)
-        for j in range(4):
-            x = block[SIZE, j, g]
-            level = I32(I32(_less(x * inverse, F32(6))) + I32(x > threshold))
-            code = I32(code | I32(level << I32(3 * j)))
-        found[CODE, g] = code
-        keys[0, g], keys[1, g] = WORST, WORST
-    for b in range(batches):
-        for g in range(64):
-            key = _best4(values, found[CODE, g], b, given[SCALE, g], F32(0), block, g)
-            if key > keys[0, g]:
-                keys[0, g] = key
-                found[POINT, g] = b * LANES + (LANES - 1) - (key & (LANES - 1))
-    if kind.parity:
-        _flip4(values, batches, odd, block, given, found, keys)
-    for g in range(64):
-        p = index[found[CODE, g], found[POINT, g]]
-        found[POINT, g] = p
-        found[LOW, g] = grid[p, 0]
-    for g in range(64):
-        sa, sb, least = F32(0), F32(0), F32(3e38)
-        for j in range(4):
-            c = _byte(found[LOW, g], I32(8 * j))
-            t = c * block[TARGET, j, g]
-            sa += t
-            sb += c * block[WEIGHT, j, g] * c
-            least = t if t < least else least
-        sums[A, g] = sa - given[FLIP, g] * least
-        sums[B, g] = sb
-
-
-@_inside
-def _sweep(
-    values: Int8,
-    index: UInt16,
-    grid: Int32,
-    batches: int,
-    kind: Kind,
-    odd: Float32,
-    block: Float32,
-    given: Float32,
-    found: Int32,
-    sums: Float32,
-    keys: Int32,
-) -> None:
-    if block.shape[1] == 8:
-        _sweep8(values, index, grid, batches, block, given, found, sums, keys)
-    else:
-        _sweep4(values, index, grid, batches, kind, odd, block, given, found, sums, keys)
-
-
-@kernel
-def _parities(row: Float32, negative: Int32, odd: Float32, parity: int) -> None:
-    """The bits of the negative values of each eight, and 2 where their parity is odd and the type forbids that."""
+def _load_signs(row: Float32, even: int, negative: Int32, groups: Groups) -> None:
+    """The bits of the negative values of each eight, and where their number is odd and must not be."""
     bits = row.view(np.int32)
     for h in range(32):
         n = I32(0)
@@ -292,221 +102,210 @@ def _parities(row: Float32, negative: Int32, odd: Float32, parity: int) -> None:
         n = I32(n ^ I32(n >> I32(4)))
         n = I32(n ^ I32(n >> I32(2)))
         n = I32(I32(n ^ I32(n >> I32(1))) & I32(1))
-        odd[h] = F32(I32(n * I32(2 * parity)))
+        groups.odd[h] = F32(I32(n * I32(2 * even)))
 
 
 @kernel
-def _load(
-    row: Float32, weight: Float32, per: int, odd: Float32, block: Float32, given: Float32, sums: Float32, subs: Float32
-) -> np.float32:
-    """Fill a block from 256 values; mean and greatest magnitude of each sub-block. Returns the sum of the latter."""
-    dim, groups = weight.shape
-    for g in range(groups):
-        sums[A, g], sums[B, g], given[SCALE, g] = F32(0), F32(0), F32(0)
-        given[FLIP, g] = odd[g] if dim == 8 else F32(0)
+def _load(row: Float32, weight: Float32, per: int, groups: Groups, subs: SubBlocks) -> np.float32:
+    """Fill the groups from 256 values, and mean and most of the sub-blocks. Returns the sum of the latter."""
+    dim, count = weight.shape
+    sizes, targets, weights, sums, norms, greatest = (
+        groups.size,
+        groups.target,
+        groups.weight,
+        groups.a,
+        groups.b,
+        groups.scale,
+    )
+    for g in range(count):
+        sums[g], norms[g], greatest[g] = F32(0), F32(0), F32(0)
+        groups.flip[g] = groups.odd[g] if dim == 8 else F32(0)
         for j in range(dim):
             x = row[g * dim + j]
-            block[SIZE, j, g] = -x if x < 0 else x
+            sizes[j, g] = -x if x < 0 else x
     for j in range(dim):
-        for g in range(groups):
-            size, w = block[SIZE, j, g], weight[j, g]
+        for g in range(count):
+            size, w = sizes[j, g], weight[j, g]
             t = w * size
-            block[WEIGHT, j, g] = w
-            block[TARGET, j, g] = t + t
-            sums[A, g] += t
-            sums[B, g] += w
-            given[SCALE, g] = size if size > given[SCALE, g] else given[SCALE, g]
+            weights[j, g] = w
+            targets[j, g] = t + t
+            sums[g] += t
+            norms[g] += w
+            greatest[g] = size if size > greatest[g] else greatest[g]
     total = F32(0)
-    for q in range(subs.shape[1]):
+    for q in range(len(subs.mean)):
         t, w, most = F32(0), F32(0), F32(0)
         for g in range(q * per, q * per + per):
-            t += sums[A, g]
-            w += sums[B, g]
-            most = given[SCALE, g] if given[SCALE, g] > most else most
-        subs[MEAN, q], subs[MOST, q] = t / w, most
-        subs[BEST, q], subs[BEST_B, q], subs[WANTED, q] = F32(0), F32(1), F32(0)
+            t += groups.a[g]
+            w += groups.b[g]
+            most = groups.scale[g] if groups.scale[g] > most else most
+        subs.mean[q], subs.most[q] = t / w, most
+        subs.best[q], subs.best_b[q], subs.wanted[q] = F32(0), F32(1), F32(0)
         total += most
     return total
 
 
 @kernel
-def _begin(start: Float32, refit: int, per: int, given: Float32, subs: Float32) -> None:
+def _start(start: Float32, refit: int, per: int, groups: Groups, subs: SubBlocks) -> None:
     """The scales of a first sweep: from the magnitudes, or what the points of the sweep before it want."""
-    for q in range(subs.shape[1]):
-        s = start[0] * subs[MEAN, q] + start[1] * subs[MOST, q]
-        s = subs[A, q] / (F32(2) * subs[B, q]) if refit else s
+    for q in range(len(subs.mean)):
+        s = start[0] * subs.mean[q] + start[1] * subs.most[q]
+        s = subs.a[q] / (F32(2) * subs.b[q]) if refit else s
         for g in range(q * per, q * per + per):
-            given[SCALE, g] = s
+            groups.scale[g] = s
 
 
 @kernel
-def _learn(per: int, sums: Float32, subs: Float32) -> None:
+def _learn(per: int, groups: Groups, subs: SubBlocks) -> None:
     """After a first sweep: the scale that is best for its points, where no other sweep's points were better."""
-    for q in range(subs.shape[1]):
+    for q in range(len(subs.mean)):
         a, b = F32(0), F32(0)
         for g in range(q * per, q * per + per):
-            a += sums[A, g]
-            b += sums[B, g]
-        subs[A, q], subs[B, q] = a, b
+            a += groups.a[g]
+            b += groups.b[g]
+        subs.a[q], subs.b[q] = a, b
         gain = a * a / b if a > 0 else F32(0)
-        if gain > subs[BEST, q]:
-            subs[BEST, q], subs[BEST_B, q], subs[WANTED, q] = gain, b, a / (F32(2) * b)
+        if gain > subs.best[q]:
+            subs.best[q], subs.best_b[q], subs.wanted[q] = gain, b, a / (F32(2) * b)
 
 
 @kernel
-def _scan(subs: Float32, trial: Float32) -> np.float32:
-    """The d, of TRIALS around the greatest scale / 31, that the wanted scales miss by the least error."""
+def _want_scales(tables: Tables, starts: Float32, work: Work, kind: Kind, groups: Groups, subs: SubBlocks) -> None:
+    """What scale each sub-block wants, for the best points that sweeps from all starts find."""
+    for start in range(len(starts)):
+        for refit in range(work.refits):
+            _start(starts[start], refit, kind.per_scale, groups, subs)
+            sweep(tables, work.first_batches, kind, groups)
+            _learn(kind.per_scale, groups, subs)
+
+
+@kernel
+def _choose_d(subs: SubBlocks, errors: Float32) -> np.float32:
+    """The d, of CANDIDATES around the greatest wanted scale / 31, whose odd multiples miss the wanted scales least.
+
+    errors (3, CANDIDATES) is scratch.
+    """
     top = F32(0)
-    for q in range(subs.shape[1]):
-        top = subs[WANTED, q] if subs[WANTED, q] > top else top
-    error, d, inverse = trial[0], trial[1], trial[2]
-    for i in range(TRIALS):
+    for q in range(len(subs.mean)):
+        top = subs.wanted[q] if subs.wanted[q] > top else top
+    error, d, inverse = errors[0], errors[1], errors[2]
+    for i in range(CANDIDATES):
         error[i] = F32(0)
-        d[i] = top * (F32(0.75 / 31) + F32(0.5 / 31 / (TRIALS - 1)) * F32(I32(i)))
+        d[i] = top * (F32(0.75 / 31) + F32(0.5 / 31 / (CANDIDATES - 1)) * F32(I32(i)))
         inverse[i] = F32(0.5) / d[i]
-    for q in range(subs.shape[1]):
-        s, b = subs[WANTED, q], subs[BEST_B, q]
-        for i in range(TRIALS):
+    for q in range(len(subs.mean)):
+        s, b = subs.wanted[q], subs.best_b[q]
+        for i in range(CANDIDATES):
             n = I32(s * inverse[i])
             n = n if n < I32(15) else I32(15)
             miss = s - d[i] * F32(I32(I32(n + n) + I32(1)))
             error[i] += b * miss * miss
     best = 0
-    for i in range(TRIALS):
+    for i in range(CANDIDATES):
         best = i if error[i] < error[best] else best
     chosen: np.float32 = d[best]
     return chosen
 
 
 @kernel
-def _approach(d: np.float32, nth: int, per: int, given: Float32, subs: Float32, level: Int32) -> None:
-    """The nth nearest 4-bit scale, of units d, to what each sub-block wants: level[0], and given[SCALE]."""
-    for q in range(subs.shape[1]):
-        exact = _less((subs[WANTED, q] / d - F32(1)) * F32(0.5), F32(15))
+def _approach(d: np.float32, nth: int, per: int, groups: Groups, subs: SubBlocks) -> None:
+    """The nth nearest 4-bit scale, of units d, to what each sub-block wants: its level, and the scale of its groups."""
+    for q in range(len(subs.mean)):
+        exact = (subs.wanted[q] / d - F32(1)) * F32(0.5)
+        exact = exact if exact < F32(15) else F32(15)
         near = int(exact + F32(0.5))
         side = 1 if exact >= F32(near) else -1
         n = near + side * ((nth + 1) // 2 if nth & 1 else -(nth // 2))
         n = 0 if n < 0 else (15 if n > 15 else n)
-        level[0, q] = n
+        subs.level[q] = n
         for g in range(q * per, q * per + per):
-            given[SCALE, g] = d * F32(2 * n + 1)
+            groups.scale[g] = d * F32(2 * n + 1)
 
 
 @kernel
-def _keep(
-    nth: int, per: int, given: Float32, found: Int32, sums: Float32, subs: Float32, level: Int32, best: Int32
-) -> None:
+def _keep(nth: int, per: int, groups: Groups, subs: SubBlocks) -> None:
     """After a further sweep: keep level and points of the sub-blocks that are better than with any other level."""
-    for q in range(subs.shape[1]):
-        a, b, s = F32(0), F32(0), given[SCALE, q * per]
+    for q in range(len(subs.mean)):
+        a, b, s = F32(0), F32(0), groups.scale[q * per]
         for g in range(q * per, q * per + per):
-            a += sums[A, g]
-            b += sums[B, g]
+            a += groups.a[g]
+            b += groups.b[g]
         score = s * (a - s * b)
-        if nth == 0 or score > subs[BEST, q]:
-            subs[BEST, q], subs[BEST_A, q], subs[BEST_B, q] = score, a, b
-            level[1, q] = level[0, q]
+        if nth == 0 or score > subs.best[q]:
+            subs.best[q], subs.best_a[q], subs.best_b[q] = score, a, b
+            subs.best_level[q] = subs.level[q]
             for g in range(q * per, q * per + per):
-                best[0, g], best[1, g] = found[POINT, g], I32(given[FLIP, g])
+                subs.best_point[g], subs.best_flip[g] = groups.point[g], I32(groups.flip[g])
 
 
 @kernel
-def _refine(subs: Float32, level: Int32) -> tuple[np.float32, np.float32]:
+def _try_levels(d: np.float32, tables: Tables, work: Work, kind: Kind, groups: Groups, subs: SubBlocks) -> None:
+    """The best level of each sub-block, of those next to what it wants in units of d, and its points."""
+    for nth in range(work.tries):
+        _approach(d, nth, kind.per_scale, groups, subs)
+        sweep(tables, work.last_batches, kind, groups)
+        _keep(nth, kind.per_scale, groups, subs)
+
+
+@kernel
+def _refine(subs: SubBlocks) -> tuple[np.float32, np.float32]:
     """The total score, and the d of least squares for points and levels found; what each sub-block wants by now."""
     total, a, b = F32(0), F32(0), F32(0)
-    for q in range(subs.shape[1]):
-        m = F32(2 * level[1, q] + 1)
-        total += subs[BEST, q]
-        a += subs[BEST_A, q] * m
-        b += subs[BEST_B, q] * m * m
-        subs[WANTED, q] = subs[BEST_A, q] / (F32(2) * subs[BEST_B, q]) if subs[BEST_A, q] > 0 else F32(0)
+    for q in range(len(subs.mean)):
+        m = F32(2 * subs.best_level[q] + 1)
+        total += subs.best[q]
+        a += subs.best_a[q] * m
+        b += subs.best_b[q] * m * m
+        subs.wanted[q] = subs.best_a[q] / (F32(2) * subs.best_b[q]) if subs.best_a[q] > 0 else F32(0)
     return total, a / (F32(2) * b)
 
 
 @kernel
-def _store(
-    grid: Int32,
-    negative: Int32,
-    parity: int,
-    block: Float32,
-    level: Int32,
-    best: Int32,
-    out_level: Packed,
-    out_point: UInt16,
-    out_sign: Packed,
-) -> None:
-    """The fields of the super-block; the cheapest sign of a group is flipped where that was decided."""
-    dim, groups = block.shape[1], block.shape[2]
-    for q in range(level.shape[1]):
-        out_level[q] = level[1, q]
+def _store(tables: Tables, kind: Kind, negative: Int32, groups: Groups, subs: SubBlocks, out: Output, o: int) -> None:
+    """Everything but d of super-block o; the cheapest sign of a group is flipped where that was decided."""
+    dim, count = groups.size.shape
+    for q in range(len(subs.mean)):
+        out.level[o, q] = subs.best_level[q]
     for h in range(32):
-        out_sign[h] = negative[h]
-    for g in range(groups):
-        out_point[g] = best[0, g]
-        if parity:
-            at, least = 0, F32(3e38)
+        out.signs[o, h] = negative[h]
+    for g in range(count):
+        point = subs.best_point[g]
+        out.point[o, g] = point
+        if kind.even:
+            at, least = 0, LARGE
             for j in range(dim):
-                t = _byte(grid[best[0, g], j // 4], I32(8 * (j & 3))) * block[TARGET, j, g]
+                t = byte(tables.grid[point, j // 4], j & 3) * groups.target[j, g]
                 at, least = (j, t) if t < least else (at, least)
-            out_sign[g * dim // 8] ^= (best[1, g] >> 1) << (g * dim % 8 + at)
+            out.signs[o, g * dim // 8] ^= (subs.best_flip[g] >> 1) << (g * dim % 8 + at)
 
 
 @kernel
 def search(
-    rows: Float32,
-    weights: Float32,
-    values: Int8,
-    index: UInt16,
-    grid: Int32,
-    kind: Kind,
-    starts: Float32,
-    plan: Plan,
-    out_d: UInt16,
-    out_level: Packed,
-    out_point: UInt16,
-    out_sign: Packed,
+    rows: Float32, weights: Float32, tables: Tables, kind: Kind, starts: Float32, work: Work, out: Output
 ) -> None:
-    """Fill the outputs (zeros) for rows (n, cols); weights (cols / 256, dim, groups) are transposed as blocks are."""
-    dim, groups, per, blocks = weights.shape[1], weights.shape[2], kind.per, rows.shape[1] // 256
-    subs, level = np.empty((8, groups // per), np.float32), np.empty((2, groups // per), np.int32)
-    block, given = np.empty((3, dim, groups), np.float32), np.empty((2, groups), np.float32)
-    found, keys = np.empty((4, groups), np.int32), np.empty((2, groups), np.int32)
-    best = np.empty((2, groups), np.int32)
-    sums, trial = np.empty((2, groups), np.float32), np.empty((3, TRIALS), np.float32)
-    negative, odd = np.empty(32, np.int32), np.empty(32, np.float32)
-    first = len(starts) * plan.refits
+    """Fill out for rows (n, cols), with weights (cols / 256, dim, groups), transposed as super-blocks are."""
+    blocks, dim, count = weights.shape
+    groups, subs = empty_groups(dim, count), _empty_sub_blocks(count // kind.per_scale, count)
+    negative, errors = np.empty(32, np.int32), np.empty((3, CANDIDATES), np.float32)
     for o in range(len(rows) * blocks):
         i = o % blocks
         row = rows[o // blocks, 256 * i : 256 * i + 256]
-        _parities(row, negative, odd, kind.parity)
-        total = _load(row, weights[i], per, odd, block, given, sums, subs)
+        _load_signs(row, kind.even, negative, groups)
+        total = _load(row, weights[i], kind.per_scale, groups, subs)
         if not TINY < total < HUGE:
-            out_d[o] = 0 if total <= TINY else INFINITE
+            out.d[o] = 0 if total <= TINY else INFINITE
             continue
-        d, bits, most = F32(0), np.int64(0), F32(0)
-        for step in range(first + plan.rounds * plan.tries):
-            nth = (step - first) % plan.tries
-            if step < first:
-                _begin(starts[step // plan.refits], step % plan.refits, per, given, subs)
-            else:
-                if nth == 0:
-                    d = _scan(subs, trial) if step == first else d
-                    bits = half_bits(d * F32(kind.unit))
-                    if bits == 0 or bits >= INFINITE:
-                        break
-                    d = half_value(bits) / F32(kind.unit)
-                _approach(d, nth, per, given, subs, level)
-            batches = plan.first if step < first else plan.last
-            _sweep(values, index, grid, batches, kind, odd, block, given, found, sums, keys)
-            if step < first:
-                _learn(per, sums, subs)
-                continue
-            _keep(nth, per, given, found, sums, subs, level, best)
-            if nth == plan.tries - 1:
-                total, d = _refine(subs, level)
-                if out_d[o] and total <= most:
-                    break
-                most, out_d[o] = total, bits
-                _store(grid, negative, kind.parity, block, level, best, out_level[o], out_point[o], out_sign[o])
-        if bits >= INFINITE:
-            out_d[o] = bits
+        _want_scales(tables, starts, work, kind, groups, subs)
+        d, most = _choose_d(subs, errors), F32(0)
+        for nth in range(work.rounds):
+            bits = half_bits(d * F32(kind.unit))
+            if bits >= INFINITE:
+                out.d[o] = bits
+            if bits == 0 or bits >= INFINITE:
+                break
+            _try_levels(half_value(bits) / F32(kind.unit), tables, work, kind, groups, subs)
+            total, d = _refine(subs)
+            if nth > 0 and total <= most:
+                break
+            most, out.d[o] = total, bits
+            _store(tables, kind, negative, groups, subs, out, o)

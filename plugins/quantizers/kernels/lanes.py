@@ -1,7 +1,15 @@
 """Lanes: many blocks searched side by side. Import lazily: this imports numba.
 
-Arrays of a search are (value, lane), a lane being one block. Loops run over lanes, so that the sums over a block are
-made in the same order however many lanes a machine's vectors hold, and the bytes are the same everywhere.
+A lane is one block, and the arrays of a search are (values of a block, LANES). For blocks of 32 values:
+
+              lane 0   lane 1   lane 2   …   lane 63
+    value 0   x0       x32      x64          x2016
+    value 1   x1       x33      x65          x2017
+     …
+    value 31  x31      x63      x95          x2047
+
+The inner loops run over lanes, so that the terms of a block's sum are added one after another, however many lanes the
+vectors of a machine hold, and the bytes are the same everywhere.
 """
 
 import numpy as np
@@ -19,7 +27,7 @@ HUGE = np.float32(2.0**60)  # nor large enough for values above this
 
 @kernel
 def load(rows: Float32, weights: Float32, first: int, x: Float32, w: Float32, peak: Float32) -> None:
-    """Blocks `first` and following as lanes of x and w, (values of a block, LANES); past the end zeros and ones.
+    """Fill x and w, (values of a block, LANES), with the blocks from `first` on; past the last one, zeros and ones.
 
     peak (LANES,) becomes each block's value of largest magnitude.
     """
@@ -43,8 +51,8 @@ def load(rows: Float32, weights: Float32, first: int, x: Float32, w: Float32, pe
 def normalise(x: Float32, peak: Float32, unit: Float32, group: int | np.int64) -> None:
     """Scale each group of lanes, exactly, by a power of two so that its largest value is between 1 and 2.
 
-    unit (LANES,) becomes what undoes it; 0 for a group too small, HUGE for one too large for any float16 scale: the
-    values of both become 0.
+    unit (LANES,) becomes the factor that undoes it; 0 for a group below TINY and HUGE for one above HUGE, which no
+    float16 scale fits: the values of both become 0.
     """
     for first in range(0, LANES, group):
         largest = ZERO

@@ -1,6 +1,6 @@
-"""Notice: who is told that a search kernel is being compiled, which takes seconds, once on a machine.
+"""Notice: tells listeners that a kernel is being compiled, which takes seconds and happens once on each machine.
 
-A module of its own because those who want to be told must not import numba for it.
+This is a module of its own so that a listener need not import numba.
 """
 
 from collections.abc import Callable

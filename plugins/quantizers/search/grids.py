@@ -1,4 +1,4 @@
-"""Grids: the code books of the IQ formats, and for each rounded group of values the grid points next to it."""
+"""Grids: the codebooks of the IQ types, and for each rounded group of values the grid points nearest to it."""
 
 from dataclasses import dataclass
 from functools import cache

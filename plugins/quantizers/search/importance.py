@@ -1,4 +1,4 @@
-"""Importance: the weights that a search works with, and the refusal of scales that half precision cannot hold."""
+"""Importance: the weights that a search works with; and the refusal of scales that half precision cannot hold."""
 
 import numpy as np
 
@@ -14,9 +14,9 @@ _FLOOR = np.float32(1e-7)
 def relative_weights(weights: Float32, block_size: int) -> Float32:
     """The weights (cols,) of each block divided by the block's largest, and at least 1e-7.
 
-    A block's scale alone depends on them, so that only their ratios count; relative to the largest no product of a
-    weight underflows. The floor makes columns without importance take their nearest level rather than any, and a block
-    without any importance weigh all its columns alike.
+    They decide nothing but a block's scale and its levels, for which only their ratios count; relative to the largest,
+    no product with a weight underflows. The floor gives columns of no importance their nearest level rather than an
+    arbitrary one; in a block without any importance all columns count alike.
     """
     blocks = weights.reshape(-1, block_size)
     largest = blocks.max(axis=1, keepdims=True)

@@ -1,26 +1,28 @@
-"""Plan: how hard the search of iq2_* and iq3_* works for each effort."""
+"""Settings: how hard the search of iq2_* and iq3_* works at each effort."""
 
 from dataclasses import dataclass
 
 from conform.core.quantizer import Effort
 
-__all__ = ["SearchPlan", "search_plan"]
+__all__ = ["SearchSettings", "search_settings"]
 
 
 @dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """Sweeps over all groups: one, or `refits`, from each of `starts`, then `tries` for each of `rounds` values of d.
-
-    A start (a, b) is the scale a · mean + b · maximum of a sub-block's magnitudes. A sweep looks at `first` or `last`
-    (after the starts) neighbours of each group.
-    """
+class SearchSettings:
+    """What a search tries. A sweep finds the best grid point of every group, given a scale for each sub-block."""
 
     starts: tuple[tuple[float, float], ...]
+    """Where to begin: (a, b) is the scale a · mean + b · maximum of a sub-block's magnitudes."""
     tries: int
-    first: int = 16
-    last: int = 16
+    """4-bit scales tried for each sub-block, one sweep each, once d is chosen."""
+    first_neighbours: int = 16
+    """Grid points that the sweeps from the starts score for each group."""
+    last_neighbours: int = 16
+    """Grid points that the sweeps at 4-bit scales score."""
     refits: int = 1
+    """Sweeps from each start, each from the scale that fits best what the one before it found."""
     rounds: int = 1
+    """Values of d tried, each fitted to what was found with the one before it."""
 
 
 _STARTS = {
@@ -40,18 +42,18 @@ _STARTS = {
 values, weighted and not. (0.7, 0) is there for rows of one magnitude, which want the lowest level."""
 
 _DEFAULT = {
-    "iq2_xxs": SearchPlan(_STARTS["iq2_xxs"][:5], tries=3),
-    "iq2_xs": SearchPlan(_STARTS["iq2_xs"][:6], tries=3, last=32),
-    "iq2_s": SearchPlan(_STARTS["iq2_s"][:4], tries=3),
-    "iq3_xxs": SearchPlan(_STARTS["iq3_xxs"][:7], tries=3),
-    "iq3_s": SearchPlan(_STARTS["iq3_s"][:7], tries=3),
+    "iq2_xxs": SearchSettings(_STARTS["iq2_xxs"][:5], tries=3),
+    "iq2_xs": SearchSettings(_STARTS["iq2_xs"][:6], tries=3, last_neighbours=32),
+    "iq2_s": SearchSettings(_STARTS["iq2_s"][:4], tries=3),
+    "iq3_xxs": SearchSettings(_STARTS["iq3_xxs"][:7], tries=3),
+    "iq3_s": SearchSettings(_STARTS["iq3_s"][:7], tries=3),
 }
 
 
-def search_plan(grid: str, effort: Effort) -> SearchPlan:
-    """What the search for points of that grid does at that effort."""
+def search_settings(grid: str, effort: Effort) -> SearchSettings:
+    """The settings of the search for points of that grid at that effort."""
     if effort == "fast":
-        return SearchPlan(_STARTS[grid][:3], tries=1)
+        return SearchSettings(_STARTS[grid][:3], tries=1)
     if effort == "best":
-        return SearchPlan(_STARTS[grid], tries=4, first=64, last=64, refits=2, rounds=3)
+        return SearchSettings(_STARTS[grid], tries=4, first_neighbours=64, last_neighbours=64, refits=2, rounds=3)
     return _DEFAULT[grid]

@@ -53,6 +53,7 @@ def test_no_sidecar_is_none(tmp_path):
         ({"contract": None}, "contract: expected a table, found NoneType"),
         ({"contract": {"name": "x"}}, "missing contract.why"),
         ({"contract_digest": "0" * 64}, "edited or damaged"),
+        ({"contract_digest": "x" * 100_000}, r"x'?: expected a sha256 in hexadecimal$"),
         ({"files": {"a": "short"}}, "expected a sha256"),
         ({"files": {"../../etc/passwd": "0" * 64}}, "outside the checkpoint"),
         ({"files": {"/etc/passwd": "0" * 64}}, "outside the checkpoint"),

@@ -305,6 +305,25 @@ def test_a_journal_that_is_damaged_is_no_obstacle(plan, checkpoint, micro, journ
     assert verify_file(run_export(again).path, registry).findings == ()
 
 
+def test_a_pipe_in_the_place_of_the_journal_is_refused_and_not_waited_for(plan, checkpoint, micro):
+    made = plan(checkpoint, micro, "q8_0")
+    journal = made.target.with_name(".q8_0.gguf.journal")
+    os.mkfifo(journal)
+    with pytest.raises(ExportError, match="a pipe stands in the place of this file"):
+        run_export(made)
+    assert journal.is_fifo()
+    assert not made.target.exists()
+
+
+def test_a_hard_link_in_the_place_of_the_journal_is_not_written_through(plan, checkpoint, micro, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    made = plan(checkpoint, micro, "q8_0")
+    os.link(precious, made.target.with_name(".q8_0.gguf.journal"))
+    run_export(made)
+    assert precious.read_bytes() == b"precious"
+
+
 def test_bytes_that_change_on_the_disk_are_noticed(plan, checkpoint, micro, monkeypatch):
     class Rotten(PartialFile):
         def sync(self):

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from conform.core.files.atomic import write_atomically
+from conform.core.files.atomic import staged, write_atomically
 
 
 def test_the_file_is_replaced(tmp_path):
@@ -27,11 +27,55 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch,
     assert (tmp_path / "a").read_bytes() == b"before"
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path):
-    (tmp_path / ".a.part").write_bytes(b"longer than what follows")
+def test_what_killed_writers_left_is_removed(tmp_path):
+    (tmp_path / ".a.0123456789ab.part").write_bytes(b"of a dead writer")
+    (tmp_path / ".other.0123456789ab.part").write_bytes(b"of another file")
     write_atomically(tmp_path / "a", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.0123456789ab.part", "a"]
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with staged(tmp_path / "a", b"first") as part:
+        write_atomically(tmp_path / "a", b"second")
+        assert part.read_bytes() == b"first"
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_exception_in_the_block_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "a", b"new"):
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_permissions_are_the_ordinary_ones(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", b"content")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_a_hard_link_is_not_written_through(tmp_path):
+    (tmp_path / "kept").write_bytes(b"kept")
+    for name in ("a", ".a.part", ".a.0123456789ab.part"):
+        os.link(tmp_path / "kept", tmp_path / name)
+    write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "kept").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_in_the_place_of_the_file_is_refused_and_stays(tmp_path, link):
+    os.mkfifo(tmp_path / "pipe")
+    target = tmp_path / ("a" if link else "pipe")
+    if link:
+        target.symlink_to("pipe")
+    with pytest.raises(OSError, match="a pipe stands in the place of this file"):
+        write_atomically(target, b"new")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == sorted({"pipe", target.name})
 
 
 def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):

@@ -88,3 +88,24 @@ def test_a_link_in_the_place_of_the_partial_file_is_not_followed(tmp_path):
     with pytest.raises(ExportError, match="cannot be written"), PartialFile(tmp_path / "x.gguf", 8):
         pass
     assert precious.read_bytes() == b"precious"
+
+
+def test_a_hard_link_in_the_place_of_the_partial_file_is_not_written_through(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    os.link(precious, tmp_path / ".x.gguf.partial")
+    with PartialFile(tmp_path / "x.gguf", 8, resumable=True) as file:
+        assert not file.found
+        file.write(0, b"12345678")
+        file.publish()
+    assert precious.read_bytes() == b"precious"
+    assert (tmp_path / "x.gguf").read_bytes() == b"12345678"
+
+
+@pytest.mark.parametrize("name", ["x.gguf", ".x.gguf.partial"])
+def test_a_pipe_is_refused_and_stays(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    refused = pytest.raises(ExportError, match="cannot be written: a pipe stands in the place")
+    with refused, PartialFile(tmp_path / "x.gguf", 8):
+        pass
+    assert (tmp_path / name).is_fifo()

@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 
 import gguf
 import numpy as np
@@ -182,3 +183,12 @@ def test_missing_and_unknown_entries_are_warnings(micro):
 def test_a_matrix_of_another_model_is_an_error(micro):
     foreign = ImportanceMatrix({"blk.0.other.weight": ImportanceEntry(vector(1), 1)})
     assert [f.found for f in check_imatrix(foreign, inventory(micro.model))] == ["none of them"]
+
+
+def test_a_small_file_of_the_older_format_needs_little_memory(tmp_path):
+    (tmp_path / "i.dat").write_bytes(VALID)
+    tracemalloc.start()
+    read_imatrix(tmp_path / "i.dat")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20

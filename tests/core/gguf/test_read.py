@@ -146,6 +146,14 @@ def test_missing_data_are_refused_when_they_are_asked_for(write):
         file.packed("three")
 
 
+def test_a_file_that_vanished_is_refused_when_its_data_are_asked_for(write):
+    path = write(FILE)
+    file = read_gguf(path)
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        file.packed("one")
+
+
 def test_rows_that_are_not_whole_blocks_have_no_size(write):
     file = read_gguf(write(header(tensors=tensor(dims=(33,), kind=8), tensor_count=1)))
     assert "not a multiple of 32" in file.tensors["t"].problem
@@ -189,3 +197,19 @@ def assert_contained(tmp_path_factory, content):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 4 << 20  # buffers and error texts; never what a damaged count claims
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_is_gone_or_replaced_when_data_are_asked_for_is_one_error(write):
+    path = write(FILE)
+    file = read_gguf(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"file\.gguf: cannot be read: No such file"):
+        file.packed("one")
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"file\.gguf: cannot be read: a pipe"):
+        file.packed("one")
+    path.unlink()
+    path.write_bytes(FILE[:-60])
+    with pytest.raises(GGUFError, match="two: its data end at byte"):
+        file.packed("two")

@@ -140,3 +140,14 @@ def test_undefined_bytes_behind_the_scale_become_zeros(export, tmp_path):
     written = read_gguf(repack(source, find_layout(source, "x86", None), "x86", tmp_path / "out.gguf").path)
     assert not written.packed("blk.0.attn_q.weight")[-28:].any()
     assert np.array_equal(written.packed("blk.0.attn_q.weight")[:-28], source.packed("blk.0.attn_q.weight")[:-28])
+
+
+def test_a_size_that_the_file_does_not_hold_is_refused_before_memory_is_taken(export, tmp_path):
+    path = export("x86")
+    content = bytearray(path.read_bytes())
+    start = content.rindex(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4
+    content[start + 8 : start + 16] = (1 << 31).to_bytes(8, "little")  # rows
+    path.write_bytes(content)
+    file = read_gguf(path)
+    with pytest.raises(GGUFError, match=r"blk\.0\.attn_q\.weight: its data end at byte"):
+        repack(file, SourceLayout("x86", "the user"), "arm", tmp_path / "out.gguf")

@@ -1,6 +1,8 @@
+import dataclasses
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,6 +56,77 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
     assert done.ending == "timed out"
     assert time.monotonic() - started < 15
     assert gone(int(pid_file.read_text()))
+
+
+LEAVES_ITS_SESSION = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        {}
+        open(sys.argv[1], 'w').write(str(os.getpid()))
+        os.closerange(0, 3)
+        time.sleep(60)
+    os._exit(0)
+os.wait()
+while not os.path.exists(sys.argv[1]) or not open(sys.argv[1]).read(): time.sleep(0.01)
+"""
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="descendants are followed through /proc")
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("disguise", "end"),
+    [
+        ("pass", "pass"),
+        ("os.closerange(0, 3); time.sleep(0.3)", "time.sleep(0.6)"),
+        ("pass", "time.sleep(0.3); os.abort()"),
+        ("pass", "time.sleep(60)"),
+    ],
+    ids=["at once", "slowly", "crashing", "hanging"],
+)
+def test_a_descendant_that_left_its_session_dies_with_the_program(tmp_path, disguise, end):
+    pid_file = tmp_path / "pid"
+    code = LEAVES_ITS_SESSION.format(disguise) + end
+    run_program([sys.executable, "-I", "-c", code, pid_file], {}, Limits(2.0, 1 << 30, 1 << 20))
+    assert gone(int(pid_file.read_text()))
+
+
+@linux_only
+def test_a_descendant_that_hid_its_environment_and_was_seen_dies_with_the_program(tmp_path):
+    pid_file = tmp_path / "pid"
+    hidden = f"os.execve({sys.executable!r}, ['x', '-I', '-c', 'import time; time.sleep(60)'], {{}})"
+    code = (
+        "import os, sys, time\n"
+        "if (pid := os.fork()) == 0:\n"
+        "    os.setsid()\n"
+        f"    {hidden}\n"
+        "open(sys.argv[1], 'w').write(str(pid))\n"
+        "time.sleep(0.5)\n"
+    )
+    run_program([sys.executable, "-I", "-c", code, pid_file], {}, QUICK)
+    assert gone(int(pid_file.read_text()))
+
+
+@linux_only
+def test_programs_side_by_side_do_not_kill_each_other():
+    code = "import os, time\ntime.sleep(1)\nprint('done')"
+    with ThreadPoolExecutor(4) as pool:
+        ended = list(pool.map(lambda seconds: python(f"{code}; time.sleep({seconds})"), (0, 0.2, 0.4, 0.6)))
+    assert [done.stdout for done in ended] == [b"done\n"] * 4
+
+
+@linux_only
+def test_the_memory_of_descendants_counts(tmp_path):
+    half = "x = bytearray(96 << 20); x[::4096] = b'1' * len(x[::4096]); import time; time.sleep(20)"
+    code = f"import subprocess, sys; [subprocess.Popen([sys.executable, '-c', {half!r}]) for _ in 'ab']; {half}"
+    assert python(code, Limits(seconds=15.0, memory=200 << 20, output=1 << 20)).ending == "too much memory"
+
+
+def test_the_working_folder_is_the_one_given(tmp_path):
+    limits = dataclasses.replace(QUICK, folder=tmp_path)
+    done = python("import os, tempfile; print(os.getcwd(), tempfile.gettempdir(), os.environ['HOME'])", limits)
+    assert done.stdout.decode().split() == [str(tmp_path.resolve())] * 3
 
 
 def test_a_grandchild_that_keeps_the_pipes_does_not_delay_the_end():

@@ -63,10 +63,10 @@ def test_single_differs_from_double_by_rounding_only():
     assert 0 < (single - double).abs().max() < 1e-3
 
 
-def test_a_nudge_flips_a_few_activations_and_no_more_than_by_one():
+def test_a_perturbation_flips_a_few_activations_by_one_code_at_most():
     values = random(16, 4096)
     calm, _ = quantise_activations(values)
-    nudged, _ = quantise_activations(values, 2.0**-6)
-    flipped = (calm != nudged).float().mean()
+    perturbed, _ = quantise_activations(values, 2.0**-6)
+    flipped = (calm != perturbed).float().mean()
     assert 0 < flipped < 0.1
-    assert (calm - nudged).abs().max() == 1
+    assert (calm - perturbed).abs().max() == 1

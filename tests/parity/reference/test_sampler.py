@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conform.core.runtime import GREEDY, Sampling
-from conform.parity.reference.sampler import Xorshift64Star, choose, nucleus, telling_temperature
+from conform.parity.reference.sampler import Xorshift64Star, choose, nucleus, uncertain_temperature
 
 LOGITS = np.array([1.0, 3.0, 3.0, -2.0, 0.5], dtype=np.float32)
 
@@ -82,8 +82,8 @@ def test_the_margin_is_the_distance_to_the_next_token():
 
 
 @given(st.floats(0.01, 100))
-def test_at_the_telling_temperature_nothing_is_certain(size):
+def test_at_the_uncertain_temperature_nothing_is_certain(size):
     logits = (np.random.default_rng(0).normal(size=100) * size).astype(np.float32)
-    temperature = telling_temperature(logits)
+    temperature = uncertain_temperature(logits)
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
     assert 1 / weights.sum() == pytest.approx(1 / 3, rel=0.01)

@@ -277,8 +277,8 @@ class ScaleAtTheEnd(Sound):
 class WrongLaneOrder(I2S):
     """The ARM layout under the usual one's name."""
 
-    def _lanes(self, cols):
-        return I2SArm()._lanes(cols)
+    def _stride(self, cols):
+        return I2SArm()._stride(cols)
 
 
 BROKEN = {

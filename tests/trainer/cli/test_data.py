@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from conform.core.cli import main as cli
-from conform.trainer.cli import data as data_commands
+from conform.trainer.cli.data import build_progress
+from conform.trainer.data.build import build_data
 from conform.trainer.data.manifest import manifest_digest, read_manifest
 
 
@@ -41,9 +42,10 @@ def test_build_makes_the_data_and_shows_what_it_holds(build, tmp_path, built_dat
     assert f"{read_manifest(built_data).train.tokens:,}" in out
 
 
-def test_build_tells_of_its_progress_in_plain_lines_when_piped(build, monkeypatch):
-    monkeypatch.setattr(data_commands, "_PLAIN_SECONDS", 0.0)
-    _, _, err = build("--json")
+def test_build_tells_of_its_progress_in_plain_lines_when_piped(tmp_path, text_folder, tokenizer_folder, capsys):
+    with build_progress(seconds=0.0) as on_status:
+        build_data([str(text_folder)], tokenizer_folder, tmp_path / "out", held_out=0.2, on_status=on_status)
+    err = capsys.readouterr().err
     assert "bytes read" in err
     assert "\x1b" not in err
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -73,3 +74,13 @@ def test_weights_that_are_not_finite_are_refused_by_name(measure, checkpoint):
     change(checkpoint, **{QUERY: np.full((32, 32), np.nan, "f4")})
     with pytest.raises(ConformError, match=rf"{QUERY}: the value at \[0, 0\] is nan"):
         measure()
+
+
+def test_a_matrix_that_holds_infinity_is_shown_as_json(tmp_path):
+    name = b"blk.0.attn_q.weight"
+    values = np.array([1, np.inf], "<f4").tobytes()
+    content = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii", 1, 2) + values
+    (tmp_path / "i.dat").write_bytes(content)
+    arguments = ["show", str(tmp_path / "i.dat"), "--json=-"]
+    result = CliRunner().invoke(imatrix, arguments, catch_exceptions=False, standalone_mode=False)
+    assert json.loads(result.output)["tensors"][0]["largest"] is None

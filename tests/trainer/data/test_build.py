@@ -193,6 +193,14 @@ data_build.build_data([text], Path(tokenizer), Path(out), shard_tokens=1000, hel
 """
 
 
+def test_a_build_that_was_killed_at_its_end_leaves_no_journal(build, tmp_path):
+    build()
+    whole = files(tmp_path / "out")
+    (tmp_path / "out" / "build.json").write_text("{}")
+    build()
+    assert files(tmp_path / "out") == whole
+
+
 def test_a_killed_build_goes_on(build, tmp_path, text_folder, tokenizer_folder, built_data):
     arguments = [str(text_folder), str(tokenizer_folder), str(tmp_path / "out")]
     for count in ("7", "9"):

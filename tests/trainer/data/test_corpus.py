@@ -181,3 +181,14 @@ def test_positions_grow_to_the_size_of_the_file(tmp_path):
     positions = [document.position for document in read_documents(source)]
     assert positions == sorted(positions)
     assert positions[-1] == source.nbytes
+
+
+def test_parquet_is_read_from_a_folder_whose_name_is_not_utf8(tmp_path):
+    folder = tmp_path / "\udcff"
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system wants names in UTF-8")
+    parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").rename(folder / "a.parquet")
+    assert texts(folder / "a.parquet") == ["a"]

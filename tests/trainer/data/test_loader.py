@@ -41,20 +41,21 @@ def stream(folder, split="train"):
     return np.concatenate([np.fromfile(folder / shard.name, "<u2") for shard in shards]).astype(np.int64)
 
 
-def place_of(loader, sample):
-    return int(SampleOrder(loader.windows, loader.seed).windows(sample, sample + 1)[0])
+def places_of(loader, samples):
+    return SampleOrder(loader.windows, loader.seed).windows(0, samples).tolist()
 
 
 def test_rows_are_windows_of_the_stream_across_shards(load, built_data):
     loader, tokens = load(), stream(built_data)
     assert loader.windows == (len(tokens) - 1) // SEQ
+    places = places_of(loader, loader.windows)
     crossing = 0
     for step in range(loader.windows // BATCH):
         batch = loader.batch(step)
         assert batch.shape == (BATCH, SEQ + 1)
         assert batch.dtype == np.int64
         for row, sample in zip(batch, range(step * BATCH, (step + 1) * BATCH), strict=True):
-            start = place_of(loader, sample) * SEQ
+            start = places[sample] * SEQ
             assert row.tolist() == tokens[start : start + SEQ + 1].tolist()
             crossing += start // 1000 != (start + SEQ) // 1000
     assert crossing
@@ -63,14 +64,14 @@ def test_rows_are_windows_of_the_stream_across_shards(load, built_data):
 def test_the_order_is_the_permutation_of_seed_and_epoch(load):
     loader = load()
     n = loader.windows
-    places = [place_of(loader, sample) for sample in range(2 * n)]
+    places = places_of(loader, 2 * n)
     assert places[:n] == permute(np.arange(n), n, (7, 0)).tolist()
     assert places[n:] == permute(np.arange(n), n, (7, 1)).tolist()
 
 
 def test_every_window_is_seen_once_in_an_epoch_and_epochs_differ(load):
     loader = load()
-    places = [place_of(loader, sample) for sample in range(2 * loader.windows)]
+    places = places_of(loader, 2 * loader.windows)
     first, second = places[: loader.windows], places[loader.windows :]
     assert sorted(first) == sorted(second) == list(range(loader.windows))
     assert first != second
@@ -109,10 +110,10 @@ def test_a_batch_may_cross_the_end_of_an_epoch(load):
     step = loader.windows // 10
     samples = range(step * 10, step * 10 + 10)
     assert len({sample // loader.windows for sample in samples}) == 2
-    rows = loader.batch(step)
+    rows, places = loader.batch(step), places_of(loader, samples.stop)
     tokens = stream(loader.folder)
     for row, sample in zip(rows, samples, strict=True):
-        start = place_of(loader, sample) * SEQ
+        start = places[sample] * SEQ
         assert row.tolist() == tokens[start : start + SEQ + 1].tolist()
 
 

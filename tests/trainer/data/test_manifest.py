@@ -93,7 +93,7 @@ def test_token_counts_add_up_over_shards(folder):
         ("held_out.bytes", 0, "held_out: documents = "),
         ("train.documents", 0, "train: documents = 0"),
         ("unigram_loss", "6", "unigram_loss = '6': expected a value of type float"),
-        ("unigram_loss", float("nan"), "expected a number from 0"),
+        ("unigram_loss", float("nan"), "NaN is not a number that JSON knows"),
         ("train", [], "train: expected a table, found list"),
         ("train.tokens", -1, "expected a number from 0"),
         ("train.tokens", 5, "sum of its shards"),

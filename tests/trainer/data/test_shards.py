@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -65,6 +66,18 @@ def test_a_resumed_writer_goes_on_where_it_was_synced(tmp_path_factory, before, 
     assert read(folder, finished).tolist() == tokens.tolist()
     assert all(hashlib.sha256((folder / s.name).read_bytes()).hexdigest() == s.sha256 for s in finished)
     assert len(list(folder.iterdir())) == len(finished)
+
+
+def test_a_hard_link_of_the_open_shard_is_not_written_through(tmp_path):
+    writer = ShardWriter(tmp_path, "train", 9, "uint16")
+    writer.append(np.arange(4, dtype=np.uint16))
+    writer.close()
+    os.link(tmp_path / ".train-00000.bin.part", tmp_path / "backup")
+    again = ShardWriter(tmp_path, "train", 9, "uint16")
+    again.resume([], 4, writer.open_sha256)
+    again.append(np.arange(4, 7, dtype=np.uint16))
+    assert read(tmp_path, again.finish()).tolist() == list(range(7))
+    assert np.fromfile(tmp_path / "backup", "<u2").tolist() == list(range(4))
 
 
 @pytest.mark.parametrize("lost", ["train-00000.bin", ".train-00001.bin.part"])

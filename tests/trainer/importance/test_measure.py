@@ -1,14 +1,16 @@
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix, check_imatrix, read_imatrix
-from conform.trainer.errors import DataError
+from conform.trainer.errors import DataError, InputError
 from conform.trainer.importance.measure import SquareSums, accumulate, merge, read_partial, write_partial
 from conform.trainer.model.model import Llama
 
@@ -83,6 +85,21 @@ def test_a_partial_that_does_not_fit_is_not_used(model, tmp_path, spoil):
     assert read_partial(path, SPEC, {"data": "x"}).chunks == 0
 
 
+def test_a_pipe_in_the_place_of_a_partial_is_refused_and_not_waited_for(model, tmp_path):
+    path = tmp_path / "partial"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="a pipe, not a regular file"):
+        read_partial(path, SPEC, {"data": "x"})
+    with pytest.raises(DataError, match="a pipe stands in the place of this file"):
+        write_partial(path, measured(model, BATCHES[:1]), {"data": "x"})
+
+
+def test_a_partial_has_ordinary_permissions(model, tmp_path):
+    (tmp_path / "other").touch()
+    write_partial(tmp_path / "partial", measured(model, BATCHES[:1]), {"data": "x"})
+    assert (tmp_path / "partial").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_merging_counts_both():
     merged = merge([matrix(a=[1, 2], b=[3]), matrix(a=[10, 20], b=[30])])
     assert merged.entries["a"].sums.tolist() == [11, 22]
@@ -104,3 +121,18 @@ def test_show_says_what_is_covered(tmp_path):
     shown = CliRunner().invoke(imatrix, ["show", str(tmp_path / "m.gguf")], catch_exceptions=False).output
     assert "1 of 2 tensors are covered in full" in shown
     assert read_imatrix(tmp_path / "m.gguf").entries["b"].sums.tolist() == [3]
+
+
+@pytest.mark.parametrize("spoil", ["half precision", "no counts", "a count in words", "a count of 5,000 digits"])
+def test_a_hostile_partial_is_not_used(model, tmp_path, spoil):
+    path = tmp_path / "partial"
+    sums = measured(model, BATCHES[:1]).sums
+    counts = {
+        "tokens": "5",
+        "chunks": {"a count in words": "one", "a count of 5,000 digits": "1" * 5000}.get(spoil, "1"),
+    }
+    if spoil == "half precision":
+        save_file({name: total.astype("f2") for name, total in sums.items()}, path, {"data": "x", **counts})
+    else:
+        save_file(sums, path, {"data": "x", **({} if spoil == "no counts" else counts)})
+    assert read_partial(path, SPEC, {"data": "x"}).chunks == 0

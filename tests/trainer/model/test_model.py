@@ -11,7 +11,8 @@ from conform.trainer.config import TrainConfig
 from conform.trainer.distributed.fsdp import build_model
 from conform.trainer.distributed.world import World
 from conform.trainer.model.model import Llama, rotary_table, rotate
-from conform.trainer.run.optimizer import build_optimizer, clip_gradients, set_schedule
+from conform.trainer.run.optimizer import build_optimizer
+from conform.trainer.run.step import train_step
 
 SMALL = dataclasses.replace(
     load_contract("nano").model, hidden=64, heads=8, kv_heads=2, head_dim=16, rope_dim=16, ffn=96, vocab=101, context=32
@@ -96,23 +97,17 @@ def test_recomputing_activations_changes_no_bit(spec, dtype):
 def test_recomputing_changes_no_bit_of_training_at_real_shapes():
     """Three steps of nano+ternary in bfloat16: what rounding or a kernel does only beyond a toy's sizes shows here."""
     spec = load_contract("nano+ternary").model
-    config = TrainConfig(steps=3, lr=3e-3, dtype="bf16")
+    config = TrainConfig(steps=3, batch=2, sequence=128, lr=3e-3, dtype="bf16")
     tokens = torch.randint(0, spec.vocab, (3, 2, 129), generator=torch.Generator().manual_seed(7))
     assert trained(spec, config, tokens, recompute=True) == trained(spec, config, tokens, recompute=False)
 
 
 def trained(spec, config, tokens, *, recompute):
     """Losses and gradient norms of a step for each of the tokens, and a hash of every weight after them."""
-    config = dataclasses.replace(config, recompute=recompute)
-    model = build_model(spec, config, World(0, 1, torch.device("cpu")))
-    optimizer, found = build_optimizer(model, config), []
-    for step, batch in enumerate(tokens):
-        set_schedule(optimizer, step, config)
-        loss = model(batch[:, :-1], batch[:, 1:]) / batch[:, 1:].numel()
-        loss.backward()
-        found.append((loss.item(), clip_gradients(model, config.clip)))
-        optimizer.step()
-        optimizer.zero_grad()
+    config, world = dataclasses.replace(config, recompute=recompute), World(0, 1, torch.device("cpu"))
+    model = build_model(spec, config, world)
+    optimizer = build_optimizer(model, config)
+    found = [train_step(model, optimizer, batch, step, config, world) for step, batch in enumerate(tokens)]
     return found, {name: hashlib.sha256(p.detach().numpy()).hexdigest() for name, p in model.named_parameters()}
 
 

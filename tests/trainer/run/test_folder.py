@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from conform.contract.load import load_contract
+from conform.core.files.atomic import write_atomically
 from conform.trainer.config import TrainConfig
 from conform.trainer.data.manifest import manifest_digest
 from conform.trainer.errors import ConformError, InputError, TrainError
@@ -41,6 +42,39 @@ def test_two_runs_cannot_begin_in_one_folder(tmp_path, record):
     first.unlock()
     second.create(record)
     second.unlock()
+
+
+@pytest.mark.parametrize("written", [1, 2, 3])
+def test_a_folder_that_was_being_created_is_gone_on_with(tmp_path, record, monkeypatch, written):
+    folder, calls = RunFolder(tmp_path / "run"), []
+
+    def killed(path, content):
+        calls.append(path.name)
+        if len(calls) == written:
+            (path.parent / f".{path.name}.0123456789ab.part").write_bytes(content[:5])
+            raise KeyboardInterrupt
+        write_atomically(path, content)
+
+    monkeypatch.setattr("conform.trainer.run.folder.write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.create(record)
+    folder.unlock()
+    monkeypatch.undo()
+    folder.create(record)
+    folder.unlock()
+    assert dataclasses.replace(folder.read(), data=record.data) == record
+    assert sorted(os.listdir(folder.path)) == ["checkpoints", "config.toml", "run.json", "tokenizer.model"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "checkpoints/step-00000004", "notes.txt"])
+def test_a_folder_of_somebody_else_is_not_taken_for_one_that_was_being_created(tmp_path, record, name):
+    folder = RunFolder(tmp_path / "run")
+    (folder.path / name).parent.mkdir(parents=True)
+    (folder.path / name).write_bytes(b"precious")
+    with pytest.raises(TrainError, match="holds other files"):
+        folder.create(record)
+    folder.unlock()
+    assert (folder.path / name).read_bytes() == b"precious"
 
 
 def test_a_lock_ends_with_its_process_however_that_ends(run):

@@ -54,6 +54,14 @@ def test_a_damaged_line_is_named(tmp_path, line):
         list(read_metrics(tmp_path))
 
 
+def test_a_disk_that_is_full_is_one_sentence_at_every_turn(tmp_path):
+    metrics = Metrics(tmp_path, 0)
+    metrics._file = open("/dev/full", "a")  # noqa: SIM115  # closed below
+    for turn in (lambda: metrics.write("step", 1, {}), metrics.close):
+        with pytest.raises(TrainError, match=r"metrics\.jsonl: cannot be written: No space left"):
+            turn()
+
+
 def test_a_run_without_metrics_has_none(tmp_path):
     assert list(read_metrics(tmp_path)) == []
 
@@ -64,3 +72,9 @@ def test_tensorboard_events_are_written_when_asked(tmp_path):
     metrics.write("step", 1, {"loss": 2.0})
     metrics.close()
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_folder_in_place_of_the_file_is_one_sentence(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(TrainError, match=r"metrics\.jsonl: cannot be written: Is a directory$"):
+        Metrics(tmp_path, 0)

@@ -35,7 +35,7 @@ def tidy_process():
     They take the machine's peak for known: measuring it takes longer than such a run.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("conform.trainer.run.loop.peak_flops", lambda device, dtype: 1e12)
+        patch.setattr("conform.trainer.run.recorder.peak_flops", lambda device, dtype: 1e12)
         patch.setattr("conform.trainer.distributed.world.keep_freed_memory", lambda: True)
         yield
     torch.use_deterministic_algorithms(False)

@@ -13,7 +13,7 @@ from conform.trainer.distributed.world import join
 from conform.trainer.errors import TrainError
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
-from conform.trainer.run.request import Request, settings
+from conform.trainer.run.request import TrainRequest, load_request
 
 # Each forward pass has four sequences, here and in each of two processes, so that all find the kernels of the first.
 SHORT = {
@@ -47,8 +47,9 @@ def kernels(tmp_path_factory):
 def train(kernels, contracts, data):
     def run(out, *, resume=False, compiled=True):
         given = (None, None) if resume else (str(contracts / "dense.toml"), data)
-        request = Request(out, resume, *given, None, {} if resume else {**SHORT, "compile": compiled})
-        launch(request, join(settings(request)), SilentView())
+        request = TrainRequest(out, resume, *given, None, {} if resume else {**SHORT, "compile": compiled})
+        loaded = load_request(request)
+        launch(loaded, join(loaded.settings), SilentView())
         return out
 
     return run

@@ -1,6 +1,6 @@
 """A change in training is noticed: two tiny runs have the curves that are committed beside this file.
 
-After a change that is meant to alter them, write them anew: `python tests/trainer/runs/test_curve.py` does.
+After a change that is meant to alter them, write them anew: `python tests/trainer/run/whole/test_curve.py` does.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from conform.trainer.distributed.world import join
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
 from conform.trainer.run.metrics import read_metrics
-from conform.trainer.run.request import Request, settings
+from conform.trainer.run.request import TrainRequest, load_request
 
 COMMITTED = Path(__file__).with_name("curve.json")
 SETTINGS = {"steps": 40, "batch": 8, "sequence": 32, "lr": 1e-2, "dtype": "f32", "eval_every": 20, "threads": 1}
@@ -63,9 +63,12 @@ def curve(folder, linear):
     small = {"hidden": 64, "heads": 8, "head_dim": 8, "rope_dim": 8, "ffn": 96, "vocab": 97, "context": 32}
     contract = dataclasses.replace(nano, model=dataclasses.replace(nano.model, linear=linear, **small))
     (folder / "contract.toml").write_text(dump_contract(contract))
-    request = Request(folder / "run", False, str(folder / "contract.toml"), shards(folder / "data"), None, SETTINGS)
+    request = TrainRequest(
+        folder / "run", False, str(folder / "contract.toml"), shards(folder / "data"), None, SETTINGS
+    )
     threads = torch.get_num_threads()
-    launch(request, join(settings(request)), SilentView())
+    loaded = load_request(request)
+    launch(loaded, join(loaded.settings), SilentView())
     torch.set_num_threads(threads)
     return [[record["kind"], record["step"], record["loss"]] for record in read_metrics(folder / "run")]
 

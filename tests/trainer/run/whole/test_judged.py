@@ -22,7 +22,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def begin(contracts, data):
-    """The arguments that begin a run, judged every two steps unless told otherwise."""
+    """The arguments that begin a run, judged every two steps unless it says otherwise."""
 
     def line(out, contract="wide", **changed):
         given = SETTINGS | {"judge": "q8_0,i2_s", "judge-every": 2} | changed
@@ -67,7 +67,7 @@ def test_judging_changes_nothing_that_the_run_computes(judged, begin, curve, tmp
     assert curve(tmp_path / "run") == [record for record in curve(judged) if record["kind"] != "judge"]
 
 
-def test_it_is_judged_with_every_evaluation_unless_told_otherwise(begin, curve, tmp_path):
+def test_without_judge_every_it_is_judged_with_every_evaluation(begin, curve, tmp_path):
     assert command(*begin(tmp_path / "run", **{"judge-every": 0})) == 0
     assert [record["step"] for record in judgements(curve(tmp_path / "run"))] == [6, 6, 12, 12]
 

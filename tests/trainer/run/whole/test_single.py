@@ -1,8 +1,12 @@
 """Runs of one process, inside the test's own: what a run leaves behind, and what it refuses."""
 
+import dataclasses
 import json
+import operator
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,10 +18,12 @@ from conform.trainer.checkpoints.store import CheckpointStore
 from conform.trainer.config import read_config
 from conform.trainer.distributed.world import World, join
 from conform.trainer.errors import ConformError, TrainError
+from conform.trainer.run import loop
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
-from conform.trainer.run.loop import _Run
-from conform.trainer.run.request import Request, settings
+from conform.trainer.run.loop import Routines
+from conform.trainer.run.request import TrainRequest, load_request
+from conform.trainer.run.step import train_step
 
 SHORT = {"steps": 12, "batch": 8, "sequence": 32, "lr": 3e-3, "save_every": 4, "eval_every": 6, "dtype": "f32"}
 
@@ -30,12 +36,18 @@ class Notes(SilentView):
         self.lines.append(text)
 
 
+def carried_out(request, view=None, routines=None):
+    """How the run ended that was asked for; None when it was complete already."""
+    loaded = load_request(request)
+    return launch(loaded, join(loaded.settings), view or SilentView(), routines)
+
+
 @pytest.fixture
 def train(data, contracts):
-    def run(out, *, resume=False, view=None, contract="dense", source=data, **values):
+    def run(out, *, resume=False, view=None, routines=None, contract="dense", source=data, **values):
         given = (None, None) if resume else (str(contracts / f"{contract}.toml"), source)
-        request = Request(out, resume, *given, None, {**({} if resume else SHORT), **values})
-        return launch(request, join(settings(request)), view or SilentView())
+        request = TrainRequest(out, resume, *given, None, {**({} if resume else SHORT), **values})
+        return carried_out(request, view, routines)
 
     return run
 
@@ -44,8 +56,7 @@ def train(data, contracts):
 def finished(tmp_path_factory, data, contracts):
     """A complete run of twelve steps; copy before changing it."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    request = Request(out, False, str(contracts / "dense.toml"), data, None, SHORT)
-    launch(request, join(settings(request)), SilentView())
+    carried_out(TrainRequest(out, False, str(contracts / "dense.toml"), data, None, SHORT))
     return out
 
 
@@ -120,6 +131,49 @@ def test_a_run_that_was_interrupted_ends_bit_for_bit_the_same(train, finished, i
     assert curve(interrupted) == curve(finished)
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("place", ["_Run._evaluate", "Recorder.held_out", "CheckpointStore.annotate"])
+@pytest.mark.parametrize("step", [6, 12])
+def test_what_a_run_did_not_live_to_measure_is_made_up(train, finished, tmp_path, curve, monkeypatch, place, step):
+    run = tmp_path / "run"
+    original = operator.attrgetter(place)(loop)
+
+    def killed(*arguments):
+        if max(CheckpointStore(run).steps()) == step:
+            raise Killed
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"conform.trainer.run.loop.{place}", killed)
+        with pytest.raises(Killed):
+            train(run, save_every=2)
+    train(run, resume=True)
+    assert curve(run) == curve(finished)
+    assert read_sidecar(run / "checkpoints/step-00000012").held_out is not None
+    assert json.loads((run / "complete.json").read_text())["step"] == 12
+
+
+def test_what_a_run_that_was_stopped_would_have_measured_is_made_up(train, finished, tmp_path, curve, monkeypatch):
+    run = tmp_path / "run"
+    signals = iter([0] * 5 + [15])
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StopRequest, "agreed", lambda *_: next(signals))
+        assert train(run, save_every=2).step == 6
+    train(run, resume=True)
+    assert curve(run) == curve(finished)
+
+
+def test_equal_runs_leave_equal_bytes(train, finished, tmp_path):
+    random.random()
+    np.random.random()  # the state that a checkpoint holds is the one of the old generator
+    train(tmp_path / "run")
+    for path in (path for path in sorted(finished.rglob("checkpoints/**/*")) if path.is_file()):
+        assert (tmp_path / "run" / path.relative_to(finished)).read_bytes() == path.read_bytes(), path
+
+
 def test_saving_in_a_thread_changes_no_bit(train, finished, tmp_path, curve):
     train(tmp_path / "run", async_save=True)
     assert same(weights(tmp_path / "run"), weights(finished))
@@ -161,8 +215,7 @@ def test_a_finished_run_can_be_made_longer(train, copied):
 def test_a_run_is_resumed_with_a_config_file_that_says_its_length(interrupted, tmp_path, length, steps):
     tokens = read_config(str(interrupted / "config.toml")).tokens
     (tmp_path / "begun.toml").write_text(length.format(tokens=tokens))
-    request = Request(interrupted, True, None, None, str(tmp_path / "begun.toml"), {})
-    outcome = launch(request, join(settings(request)), SilentView())
+    outcome = carried_out(TrainRequest(interrupted, True, None, None, str(tmp_path / "begun.toml"), {}))
     assert outcome.step == steps
 
 
@@ -243,6 +296,14 @@ def test_what_a_killed_save_left_behind_is_removed(train, interrupted):
     assert not left.exists()
 
 
+def test_a_link_in_the_place_of_a_save_is_not_followed(train, interrupted, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (interrupted / "checkpoints/.step-00000012.tmp").symlink_to(tmp_path / "elsewhere")
+    train(interrupted, resume=True)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (interrupted / "checkpoints/step-00000012").is_symlink()
+
+
 def test_a_checkpoint_of_another_run_is_refused(train, interrupted, tmp_path, data):
     other = tmp_path / "other"
     train(other, contract="ternary", steps=8)
@@ -253,19 +314,18 @@ def test_a_checkpoint_of_another_run_is_refused(train, interrupted, tmp_path, da
 
 
 def test_resuming_with_another_contract_is_refused(interrupted, contracts):
-    request = Request(interrupted, True, str(contracts / "ternary.toml"), None, None, {})
     with pytest.raises(TrainError, match="was begun with contract dense"):
-        launch(request, join(settings(request)), SilentView())
+        carried_out(TrainRequest(interrupted, True, str(contracts / "ternary.toml"), None, None, {}))
 
 
 def test_resuming_on_other_data_is_refused(train, interrupted, data, tmp_path):
     moved = shutil.copytree(data, tmp_path / "moved")
-    request = Request(interrupted, True, None, moved, None, {})
-    assert launch(request, join(settings(request)), SilentView()).step == 12
+    request = TrainRequest(interrupted, True, None, moved, None, {})
+    assert carried_out(request).step == 12
     manifest = (moved / "manifest.json").read_text()
     (moved / "manifest.json").write_text(manifest.replace('"documents": ', '"documents": 1', 1))
     with pytest.raises(TrainError, match="data digest is"):
-        launch(request, join(settings(request)), SilentView())
+        carried_out(request)
 
 
 def test_a_changed_tokenizer_is_refused(train, interrupted):
@@ -283,9 +343,8 @@ def test_a_tokenizer_that_did_not_make_the_shards_is_refused(train, data, tmp_pa
 
 
 def test_a_vocabulary_of_another_size_is_refused(data, tmp_path):
-    request = Request(tmp_path / "run", False, "nano", data, None, SHORT)
     with pytest.raises(TrainError, match="expects 2048, 1, 2: train the tokenizer with --vocab 2048"):
-        launch(request, join(settings(request)), SilentView())
+        carried_out(TrainRequest(tmp_path / "run", False, "nano", data, None, SHORT))
 
 
 def test_a_flipped_bit_in_a_shard_is_refused_by_name(train, data, tmp_path):
@@ -318,16 +377,13 @@ def test_a_setting_that_changes_the_numbers_is_refused_on_resume(train, interrup
         train(interrupted, resume=True, **{name: value})
 
 
-def test_a_loss_that_is_no_number_stops_with_step_and_last_checkpoint(train, tmp_path, monkeypatch):
-    honest = _Run._backward
+def test_a_loss_that_is_no_number_stops_with_step_and_last_checkpoint(train, tmp_path):
+    def poisoned(model, optimizer, tokens, step, config, world):
+        result = train_step(model, optimizer, tokens, step, config, world)
+        return dataclasses.replace(result, loss=float("nan")) if step == 9 else result
 
-    def poisoned(self, batch):
-        return float("nan") if self.step == 9 else honest(self, batch)
-
-    monkeypatch.setattr(_Run, "_backward", poisoned)
     with pytest.raises(TrainError, match=r"step 10: the loss is nan .*last good checkpoint is .*step-00000008"):
-        train(tmp_path / "run")
-    monkeypatch.undo()
+        train(tmp_path / "run", routines=Routines(step=poisoned))
     assert train(tmp_path / "run", resume=True).step == 12
 
 
@@ -336,13 +392,12 @@ def test_a_diverging_run_stops(train, tmp_path):
         train(tmp_path / "run", lr=1e30, clip=0.0, warmup=0.0, save_every=100)
 
 
-def test_an_evaluation_that_fails_does_not_cost_the_training_before_it(train, tmp_path, monkeypatch):
+def test_an_evaluation_that_fails_does_not_cost_the_training_before_it(train, tmp_path):
     def out_of_memory(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("conform.trainer.run.loop.evaluate", out_of_memory)
     with pytest.raises(RuntimeError):
-        train(tmp_path / "run", eval_every=4)
+        train(tmp_path / "run", routines=Routines(evaluate=out_of_memory), eval_every=4)
     assert read_sidecar(tmp_path / "run/checkpoints/step-00000004").step == 4
 
 

@@ -9,7 +9,7 @@ from conform.trainer.distributed.world import join
 from conform.trainer.model.model import Llama
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
-from conform.trainer.run.request import Request, settings
+from conform.trainer.run.request import TrainRequest, load_request
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -17,8 +17,8 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 def test_transformers_computes_the_same_logits_from_a_checkpoint(data, contracts, tmp_path):
     values = {"steps": 3, "batch": 8, "sequence": 32, "lr": 1e-2, "dtype": "f32"}
     contract = contracts / "dense.toml"
-    request = Request(tmp_path / "run", False, str(contract), data, None, values)
-    path = launch(request, join(settings(request)), SilentView()).checkpoint
+    loaded = load_request(TrainRequest(tmp_path / "run", False, str(contract), data, None, values))
+    path = launch(loaded, join(loaded.settings), SilentView()).checkpoint
     theirs = transformers.LlamaForCausalLM.from_pretrained(path).eval()
     ours = Llama(load_contract(str(contract)).model)
     ours.load_state_dict(load_file(path / "model.safetensors"))

@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 
 from conform.trainer.distributed.world import exit_worker, join, leave
-from conform.trainer.run import loop as run
+from conform.trainer.run import recorder
 from conform.trainer.run.folder import RunFolder
 from conform.trainer.run.launch import launch
 from conform.trainer.run.live import SilentView
-from conform.trainer.run.request import Request, settings
+from conform.trainer.run.request import TrainRequest, load_request
 
 
 def main() -> None:
-    run.peak_flops = lambda device, dtype: 1e12  # measuring it takes longer than such a run
+    recorder.peak_flops = lambda device, dtype: 1e12  # measuring it takes longer than such a run
     for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0):
         child = os.fork()
         if child == 0:
@@ -32,34 +32,34 @@ def main() -> None:
 
 def work() -> None:
     runs = json.loads(Path(sys.argv[1]).read_text())["runs"]
-    requests = [request(planned) for planned in runs]
-    world = join(settings(requests[0]))
+    requests = [load_request(request(planned)) for planned in runs]
+    world = join(requests[0].settings)
     for planned, asked in zip(runs, requests, strict=True):
-        die_at({int(step): ranks for step, ranks in planned.get("kill", {}).items()}, asked.out)
-        launch(asked, world, SilentView())
+        kills = {int(step): ranks for step, ranks in planned.get("kill", {}).items()}
+        launch(asked, world, DeadlyView(kills, asked.out, world.rank))
     leave(world)
     exit_worker(0)
 
 
-def request(planned: dict) -> Request:
+def request(planned: dict) -> TrainRequest:
     out = Path(planned["out"])
     if RunFolder(out).exists():
-        return Request(out, True, None, None, None, {})
-    return Request(out, False, planned["contract"], Path(planned["data"]), None, planned["values"])
+        return TrainRequest(out, True, None, None, None, {})
+    return TrainRequest(out, False, planned["contract"], Path(planned["data"]), None, planned["values"])
 
 
-def die_at(kills: dict[int, list[int]], out: Path) -> None:
-    def record(self, *measured):
-        honest(self, *measured)
-        died = out.with_name(f"{out.name}-died-{self.step}-{self.world.rank}")
-        if self.world.rank in kills.get(self.step, []) and not died.exists():
+class DeadlyView(SilentView):
+    """Kills its process, once after each of these steps, when its rank is among those to die."""
+
+    def __init__(self, kills: dict[int, list[int]], out: Path, rank: int) -> None:
+        self.kills, self.out, self.rank = kills, out, rank
+
+    def step(self, step: int, values: object) -> None:
+        died = self.out.with_name(f"{self.out.name}-died-{step}-{self.rank}")
+        if self.rank in self.kills.get(step, []) and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run._Run._record = record
-
-
-honest = run._Run._record
 
 if __name__ == "__main__":
     main()
