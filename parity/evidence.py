@@ -8,11 +8,12 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.contract.inventory import inventory
+from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.errors import InputError
-from conform.core.files.digest import file_sha256
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request, RuntimeFault
 from conform.core.verify import verify_file
+from conform.core.verify.source import check_pieces, origin_digests
 from conform.parity.candidate import Candidate, Source
 from conform.parity.comparison import Comparison, Question, compare, joined
 from conform.parity.observation import Observation
@@ -59,10 +60,13 @@ class Evidence:
         try:
             contract = source.contract if source else None
             violations = list(verify_file(file.path, self._candidate.registry, contract).findings)
+            if source and source.checkpoint.tokenizer_path:
+                violations += check_pieces(file, read_vocabulary(source.checkpoint.tokenizer_path))
         except InputError as error:
             violations = [Finding("error", str(file.path), "a file that can be checked", str(error))]
         entries = len(file.tensors) + len(file.metadata)
-        return CheckedFile(entries, violations, file.metadata, _origin(source) if source else {})
+        origin = origin_digests(source.checkpoint, source.contract) if source else {}
+        return CheckedFile(entries, violations, file.metadata, origin)
 
     @property
     def tokens(self) -> Tokenisation | None:
@@ -272,17 +276,6 @@ class Evidence:
         for name in digests:
             if name not in listed:
                 yield StoredTensor(name, None, tensors[name].ggml_type, decoded(name))
-
-
-def _origin(source: Source) -> Mapping[str, str]:
-    """The digests of what the file is compared with, by the key under which an export carries them."""
-    digests = {
-        "conform.checkpoint.digest": source.checkpoint.digest,
-        "conform.contract.digest": source.contract.digest,
-    }
-    if (tokenizer := source.checkpoint.tokenizer_path) is not None:
-        digests["conform.tokenizer.digest"] = file_sha256(tokenizer)
-    return digests
 
 
 def _forced(seen: ObservedSequence) -> Request:

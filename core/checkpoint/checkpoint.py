@@ -11,13 +11,15 @@ from conform.contract.spec import Contract
 from conform.core.checkpoint.safetensors_header import StoredTensor, read_safetensors_header
 from conform.core.checkpoint.safetensors_index import read_safetensors_folder, read_safetensors_index
 from conform.core.checkpoint.safetensors_values import check_finite, equal_bytes, read_values
-from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, read_sidecar
+from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, listed_path, read_sidecar
 from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
 from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
 
 __all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
+
+_WAIT = "try again when nothing writes it any more"
 
 
 class Checkpoint:
@@ -66,13 +68,35 @@ class Checkpoint:
 
         Raises CheckpointError naming a file that is missing or is not the one the sidecar lists.
         """
+        self.__dict__["digest"] = self._hash(progress)
+        return self.digest
+
+    def check_unchanged(self) -> None:
+        """Pass when every weight file still is what was opened and hashed; hashes all of them anew.
+
+        Raises CheckpointError otherwise: what was read in between then belongs to no digest.
+        """
+        for path in self.files:
+            found = read_safetensors_header(path)
+            if any(found.get(name) != tensor for name, tensor in self._stored.items() if tensor.path == path):
+                raise CheckpointError(f"{path}: changed while it was read; {_WAIT}")
+        now = self._hash()
+        if now != self.digest:
+            change = f"from digest {self.digest[:16]}… to {now[:16]}…"
+            raise CheckpointError(f"{self.path}: changed while it was read, {change}; {_WAIT}")
+
+    def _hash(self, progress: Callable[[int], None] | None = None) -> str:
         stated = dict(self.sidecar.files) if self.sidecar else {}
         lines = []
-        for path in sorted({*self.files, *(self.folder / name for name in stated)}):
+        for path in sorted({*self.files, *(listed_path(self.folder, name) for name in stated)}):
             name = path.relative_to(self.folder).as_posix()
             if not path.is_file():
                 raise CheckpointError(
                     f"{path}: missing, though {SIDECAR_NAME} lists it; the checkpoint is not complete"
+                )
+            if stated and name not in stated:
+                raise CheckpointError(
+                    f"{path}: holds weights, but {SIDECAR_NAME} does not list it; nothing shows a change"
                 )
             actual = file_sha256(path, progress)
             if stated.get(name, actual) != actual:
@@ -81,8 +105,7 @@ class Checkpoint:
                 )
             if path in self.files:
                 lines.append(f"{actual}  {name}\n")
-        self.__dict__["digest"] = hashlib.sha256("".join(lines).encode()).hexdigest()
-        return self.digest
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def read(self, name: str) -> Float32:
         """The values of one tensor as float32, a fresh array in its stored shape.

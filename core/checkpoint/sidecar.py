@@ -14,7 +14,7 @@ from conform.core.errors import CheckpointError
 from conform.core.files.atomic import write_atomically
 from conform.core.files.json import read_json_object
 
-__all__ = ["SIDECAR_NAME", "Sidecar", "read_sidecar", "write_sidecar"]
+__all__ = ["SIDECAR_NAME", "Sidecar", "listed_path", "read_sidecar", "write_sidecar"]
 
 SIDECAR_NAME = "conform.json"
 
@@ -40,7 +40,8 @@ class Sidecar:
 def read_sidecar(folder: Path) -> Sidecar | None:
     """The sidecar of a checkpoint's folder, or None where there is none. Keys that it does not know are ignored.
 
-    Raises InputError for one that is malformed, CheckpointError when its contract does not have the digest it states.
+    Raises InputError for one that is malformed, CheckpointError when its contract does not have the digest it states,
+    or its list of files is empty or leads out of the folder.
     """
     path = folder / SIDECAR_NAME
     if not path.is_file():
@@ -54,10 +55,33 @@ def read_sidecar(folder: Path) -> Sidecar | None:
             f"{path}: contract_digest is {sidecar.contract_digest}, but the contract beside it has "
             f"{sidecar.contract.digest}; the sidecar was edited or damaged"
         )
+    if not sidecar.files:
+        raise CheckpointError(f"{path}: files is empty; expected the sha256 of every file, or nothing shows a change")
     for name in sidecar.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CheckpointError(f"{path}: files names {name[:80]!r}, which lies outside the checkpoint")
+        listed_path(folder, name)
     return sidecar
+
+
+def listed_path(folder: Path, name: str) -> Path:
+    """The file of that name in a checkpoint's folder.
+
+    Raises CheckpointError for a name that leads out of the folder, be it by a link.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or not _is_inside(folder, name):
+        raise CheckpointError(
+            f"{folder / SIDECAR_NAME}: files names {name!r:.200}, which lies outside the checkpoint; put the file "
+            "itself into the folder"
+        )
+    return folder / name
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    # In a cache of downloads every file is a link, the sidecar too, and all lead to one other folder.
+    try:
+        homes = (folder.resolve(), (folder / SIDECAR_NAME).resolve().parent)
+        return any((folder / name).resolve().is_relative_to(home) for home in homes)
+    except (OSError, ValueError, RuntimeError):  # a NUL, a name that is too long, links in a circle
+        return False
 
 
 def write_sidecar(folder: Path, sidecar: Sidecar) -> None:

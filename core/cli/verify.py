@@ -21,16 +21,30 @@ __all__ = ["verify"]
 @click.option(
     "--contract", "contract_name", metavar="NAME", help="A contract's name or file.  [default: the one in FILE]"
 )
+@click.option("--checkpoint", type=PATH, help="What FILE was made from; decides what FILE alone cannot show.")
+@click.option("--tokenizer", type=PATH, help="The SentencePiece model.  [default: tokenizer.model in --checkpoint]")
 @json_option
-def verify(file: Path, contract_name: str | None, json_path: str | None) -> int:
-    """Check the GGUF file FILE against its contract: tensors, keys, offsets, sizes, values.
+def verify(
+    file: Path, contract_name: str | None, checkpoint: Path | None, tokenizer: Path | None, json_path: str | None
+) -> int:
+    """Check the GGUF file FILE against its contract: tensors, keys, offsets, sizes, values, digests.
+
+    With --checkpoint the tokens, scores and weights of FILE are compared with those that it was made from as well.
 
     Exit status: 0 it conforms, 1 it does not, 2 it is not a GGUF file.
     """
     from conform.core.verify import verify_file
     from conform.plugins.host import load_registry
 
-    verification = verify_file(file, load_registry(), load_contract(contract_name) if contract_name else None)
+    if checkpoint is None and tokenizer is not None:
+        raise click.UsageError("--tokenizer is compared with FILE only together with --checkpoint")
+    registry = load_registry()
+    if checkpoint is None:
+        verification = verify_file(file, registry, load_contract(contract_name) if contract_name else None)
+    else:
+        from conform.core.verify.source import verify_against
+
+        verification = verify_against(file, registry, checkpoint, contract_name, tokenizer)
     if not write_json(_to_json(verification), json_path):
         _print(verification)
     return 0 if verification.conforms else 1

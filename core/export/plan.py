@@ -18,13 +18,13 @@ from conform.core.errors import PlanError, PluginError, QuantizeError
 from conform.core.export.policy import TypeOverride, storage
 from conform.core.export.transform import Transform, transform_of
 from conform.core.export.tuning import Tuning
+from conform.core.gguf.seal import UNKNOWN_SHA256, refuse_seal_keys, seal, tensor_line
 from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
-from conform.core.metadata import ExportFacts, KeyValue, OwnedWriter, gather_metadata
+from conform.core.i2_s.format import layout_of_variant
+from conform.core.metadata import ExportFacts, KeyValue, gather_metadata
 from conform.core.quantizer import Float32
 
 __all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
-
-_UNKNOWN_DIGEST = "0" * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +43,41 @@ class TensorPlan:
         """Bits of the file for each weight of this tensor."""
         return 8 * self.nbytes / math.prod(self.spec.shape)
 
+    def seal_line(self, sha256: str) -> str:
+        """What the file's seal says of this tensor, given the digest of its bytes."""
+        layout = self.codec.layout
+        return tensor_line(
+            self.spec.gguf_name, layout.ggml_type, self.spec.shape, layout_of_variant(layout.variant), sha256
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """One file. Its header needs the checkpoint's digest; the header's size does not depend on it."""
+    """One file. Its header needs digests that are known at the end; the header's size does not depend on them."""
 
     checkpoint: Checkpoint
     contract: Contract
     target: Path
     tensors: tuple[TensorPlan, ...]
     facts: ExportFacts
-    writers: Mapping[str, OwnedWriter]
+    catalog: Catalog
 
     def metadata(self, checkpoint_digest: str) -> dict[str, KeyValue]:
-        """The keys of the file, given the digest of the checkpoint's content."""
-        return gather_metadata(self.writers, dataclasses.replace(self.facts, checkpoint_digest=checkpoint_digest))
+        """The keys of the file but its seal, given the digest of the checkpoint's content."""
+        return gather_metadata(
+            self.catalog.metadata_writers, dataclasses.replace(self.facts, checkpoint_digest=checkpoint_digest)
+        )
 
-    def header(self, checkpoint_digest: str = _UNKNOWN_DIGEST) -> bytes:
-        """The bytes before the tensor data."""
+    def header(self, checkpoint_digest: str = UNKNOWN_SHA256, sha256: Mapping[str, str] | None = None) -> bytes:
+        """The bytes before the tensor data; `sha256` maps a tensor's name to the digest of its bytes."""
         entries = [
             TensorEntry(tensor.spec.gguf_name, tensor.spec.shape, tensor.codec.layout.ggml_type, tensor.offset)
             for tensor in self.tensors
         ]
-        return encode_header(self.metadata(checkpoint_digest), entries, ALIGNMENT)
+        metadata = self.metadata(checkpoint_digest)
+        refuse_seal_keys(metadata)
+        lines = [tensor.seal_line((sha256 or {}).get(tensor.spec.gguf_name, UNKNOWN_SHA256)) for tensor in self.tensors]
+        return encode_header(seal(metadata, lines), entries, ALIGNMENT)
 
     @property
     def weights(self) -> int:
@@ -126,7 +138,7 @@ def plan_export(
         tensors.append(TensorPlan(spec, transform_of(contract.model, spec), codec, nbytes, offset, weights))
         offset = align(offset + nbytes)
     facts = _facts(contract, vocabulary, tensors)
-    return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog.metadata_writers)
+    return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog)
 
 
 def _planned_nbytes(spec: TensorSpec, codec: Codec) -> int:
@@ -155,7 +167,7 @@ def _facts(contract: Contract, vocabulary: Vocabulary, tensors: Sequence[TensorP
     return ExportFacts(
         contract=contract,
         vocabulary=vocabulary,
-        checkpoint_digest=_UNKNOWN_DIGEST,
+        checkpoint_digest=UNKNOWN_SHA256,
         alignment=ALIGNMENT,
         linear_layouts=tuple(sorted(linear, key=lambda layout: (layout.ggml_type, layout.variant))),
         quantizers=tuple(sorted({tensor.codec.name for tensor in tensors})),

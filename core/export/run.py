@@ -1,12 +1,13 @@
 """Run: carries out a plan; the file appears under its name when it is complete and has been read again."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from conform.contract.finding import Finding
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.errors import ExportError, InputError, QuantizeError
 from conform.core.export.cost import Cost, measure_cost
@@ -16,6 +17,8 @@ from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, TensorInfo, read_gguf
 from conform.core.gguf.write import align
 from conform.core.quantizer import Float32
+from conform.core.verify.keys import check_keys
+from conform.core.verify.verify import open_gguf, verify_file
 
 __all__ = ["ExportReport", "TensorReport", "run_export", "source_values"]
 
@@ -46,7 +49,7 @@ class ExportReport:
 
 
 def run_export(plan: ExportPlan, progress: Callable[[str], None] | None = None) -> ExportReport:
-    """Quantize, write, sync, read again, and only then publish; `progress` is given the name of each tensor done.
+    """Quantize, write, sync, verify, and only then publish; `progress` is given the name of each tensor done.
 
     An export that was interrupted or killed is resumed where it stopped, if plan and checkpoint are still the same.
     Raises CheckpointError, QuantizeError, PluginError or ExportError; nothing is left behind then.
@@ -61,10 +64,15 @@ def run_export(plan: ExportPlan, progress: Callable[[str], None] | None = None) 
         if not journal.done:
             file.clear()
         file.write(0, header)
+        # A key that a runtime would obey is refused before the hours of a search, not after.
+        _refuse(plan, check_keys(open_gguf(file.path, plan.catalog), plan.contract))
         job = _Job(plan.checkpoint, file, len(header), journal)
         reports = tuple(_run_tensors(plan, job, progress))
+        plan.checkpoint.check_unchanged()
+        file.write(0, plan.header(digest, {report.plan.spec.gguf_name: report.sha256 for report in reports}))
         file.sync()
         size, sha256 = _read_again(plan, file.path, len(header), reports)
+        _refuse(plan, verify_file(file.path, plan.catalog, plan.contract).findings)
         file.publish()
     return ExportReport(plan.target, size, sha256, digest, plan.bits_per_weight, reports)
 
@@ -156,6 +164,17 @@ def _read_again(plan: ExportPlan, path: Path, data_start: int, reports: tuple[Te
     except OSError as error:
         raise ExportError(f"{plan.target}: what was written cannot be read again: {error.strerror}") from error
     return found.size, digest.hexdigest()
+
+
+def _refuse(plan: ExportPlan, findings: Iterable[Finding]) -> None:
+    """Pass when the verifier found nothing wrong. Raises ExportError naming what it found."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f"; and {len(errors) - 1} more violations" if len(errors) > 1 else ""
+        raise ExportError(
+            f"{plan.target}: what was written does not conform to contract {plan.contract.name}, and is not published: "
+            f"{errors[0]}{more}"
+        )
 
 
 def _compare(plan: ExportPlan, found: GGUFFile, data_start: int) -> None:

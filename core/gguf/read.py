@@ -3,6 +3,7 @@
 "GGUF" | u32 version | u64 tensors | u64 keys | keys | tensor descriptors | padding to the alignment | tensor data
 """
 
+import hashlib
 import math
 import os
 import struct
@@ -78,13 +79,17 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """The header of a GGUF file; tensor data are mapped on request."""
+    """The header of a GGUF file; tensor data are mapped on request.
+
+    `key_digests` maps each key to the sha256 of its bytes in the header: name, type and value.
+    """
 
     path: Path
     version: int
     alignment: int
     metadata: Mapping[str, GGUFValue]
     key_types: Mapping[str, KeyType]
+    key_digests: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
     header_end: int
     data_start: int
@@ -130,6 +135,7 @@ class _Parser:
         self._size = size
         self._position = 0
         self._items_left = _MOST_ITEMS
+        self._digest = hashlib.sha256()
 
     def parse(self, sizes: SizeRule) -> GGUFFile:
         version = self._version()
@@ -137,11 +143,14 @@ class _Parser:
         key_count = self._count("keys", _SMALLEST_KEY, _MOST_KEYS)
         metadata: dict[str, GGUFValue] = {}
         key_types: dict[str, KeyType] = {}
+        key_digests: dict[str, str] = {}
         for _ in range(key_count):
+            self._digest = hashlib.sha256()
             key = self._name("key")
             if key in metadata:
                 raise self._error(f"key {key!r} occurs twice")
             key_types[key], metadata[key] = self._value(key)
+            key_digests[key] = self._digest.hexdigest()
         alignment = self._alignment(metadata, key_types)
         raw = [self._descriptor() for _ in range(tensor_count)]
         header_end = self._position
@@ -152,7 +161,16 @@ class _Parser:
                 raise self._error(f"tensor {name!r} occurs twice")
             tensors[name] = _tensor(name, shape, type_id, data_start + offset, sizes)
         return GGUFFile(
-            self._path, version, alignment, metadata, key_types, tensors, header_end, data_start, self._size
+            path=self._path,
+            version=version,
+            alignment=alignment,
+            metadata=metadata,
+            key_types=key_types,
+            key_digests=key_digests,
+            tensors=tensors,
+            header_end=header_end,
+            data_start=data_start,
+            size=self._size,
         )
 
     def _error(self, problem: str) -> GGUFError:
@@ -165,6 +183,7 @@ class _Parser:
         if len(content) != length:
             raise self._error(f"truncated: the file shrank while {what} was read")
         self._position += length
+        self._digest.update(content)
         return content
 
     def _number(self, kind: ValueType, what: str) -> int | float:

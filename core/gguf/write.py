@@ -8,7 +8,7 @@ from conform.core.errors import ExportError
 from conform.core.gguf.types import ValueType
 from conform.core.metadata import KeyValue
 
-__all__ = ["ALIGNMENT", "TensorEntry", "align", "encode_header"]
+__all__ = ["ALIGNMENT", "TensorEntry", "align", "encode_entry", "encode_header"]
 
 ALIGNMENT = 32
 """What every file that is written here is aligned to; it is stated in `general.alignment` nevertheless."""
@@ -51,7 +51,7 @@ def encode_header(metadata: Mapping[str, KeyValue], tensors: Sequence[TensorEntr
     """
     parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
-        parts += [_string(key), _key_value(key, value)]
+        parts.append(encode_entry(key, value))
     for tensor in tensors:
         dimensions = tensor.shape[::-1]
         parts.append(_string(tensor.name))
@@ -60,6 +60,14 @@ def encode_header(metadata: Mapping[str, KeyValue], tensors: Sequence[TensorEntr
         )
     header = b"".join(parts)
     return header.ljust(align(len(header), alignment), b"\0")
+
+
+def encode_entry(key: str, value: KeyValue) -> bytes:
+    """One key of a header: its name, its type and its value.
+
+    Raises ExportError naming a key whose value does not fit its type.
+    """
+    return _string(key) + _key_value(key, value)
 
 
 def _key_value(key: str, value: KeyValue) -> bytes:

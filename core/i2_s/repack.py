@@ -1,6 +1,6 @@
 """Repack: an i2_s file in another byte layout, value for value the same."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,14 @@ from conform.core.errors import ExportError, GGUFError, PlanError
 from conform.core.export.transform import transform_of
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile, read_gguf
+from conform.core.gguf.seal import UNKNOWN_SHA256, packed_sha256, seal, tensor_line
 from conform.core.gguf.write import TensorEntry, encode_header
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS, TAIL, I2SLayout, layouts_that_fit
 from conform.core.i2_s.layout import layout_evidence, pack_codes, unpack_codes
 from conform.core.i2_s.ternary import ternarise
 from conform.core.metadata import KeyValue, string
 from conform.core.quantizer import Packed
+from conform.core.verify.seal import check_seal
 
 __all__ = ["RepackReport", "SourceLayout", "find_layout", "repack"]
 
@@ -81,10 +83,9 @@ def repack(file: GGUFFile, source: SourceLayout, layout: I2SLayout, target: Path
         for wanted in (source.layout, layout):
             if wanted not in layouts_that_fit(shape):
                 raise PlanError(f"{file.path}: {name} of shape {shape} cannot be stored in the i2_s layout {wanted}")
-    header = _header(file, layout)
+    header = _header(file, layout, {})
     size = len(header) + file.size - file.data_start
     with PartialFile(target, size) as partial:
-        partial.write(0, header)
         for name, info in file.tensors.items():
             offset = len(header) + info.offset - file.data_start
             pieces = (
@@ -93,8 +94,12 @@ def repack(file: GGUFFile, source: SourceLayout, layout: I2SLayout, target: Path
             for piece in pieces:
                 partial.write(offset, piece)
                 offset += piece.size
+        partial.write(0, header)
+        written = read_gguf(partial.path)
+        partial.write(0, _header(file, layout, {name: packed_sha256(written.packed(name)) for name in file.tensors}))
         partial.sync()
         _compare(file, source.layout, read_gguf(partial.path), layout)
+        _refuse_broken_seal(file)
         partial.publish()
     return RepackReport(target, source, layout, len(tensors), size)
 
@@ -140,13 +145,23 @@ def _prove(file: GGUFFile, checkpoint: Checkpoint, contract: str | None) -> Sour
     )
 
 
-def _header(file: GGUFFile, layout: I2SLayout) -> bytes:
+def _header(file: GGUFFile, layout: I2SLayout, sha256: Mapping[str, str]) -> bytes:
     metadata = {key: _key_value(file, key) for key in file.metadata} | {LAYOUT_KEY: string(layout)}
     entries = [
         TensorEntry(tensor.name, tensor.shape, tensor.ggml_type, tensor.offset - file.data_start)
         for tensor in file.tensors.values()
     ]
-    return encode_header(metadata, entries, file.alignment)
+    lines = [
+        tensor_line(entry.name, entry.ggml_type, entry.shape, layout, sha256.get(entry.name, UNKNOWN_SHA256))
+        for entry in entries
+    ]
+    return encode_header(seal(metadata, lines), entries, file.alignment)
+
+
+def _refuse_broken_seal(file: GGUFFile) -> None:
+    # New digests over a file that was changed would make it look whole.
+    for finding in check_seal(file):
+        raise GGUFError(f"{file.path}: is not what was exported, and would be sealed anew: {finding}")
 
 
 def _key_value(file: GGUFFile, key: str) -> KeyValue:

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from conform.contract.finding import Finding
@@ -23,7 +23,7 @@ _F32S = KeyType(ValueType.ARRAY, ValueType.FLOAT32)
 _I32S = KeyType(ValueType.ARRAY, ValueType.INT32)
 
 # Keys that other tools write and that change nothing in what a runtime computes for these architectures.
-_HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template", "tokenizer.ggml.")
+_HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,11 @@ def check_keys(file: GGUFFile, contract: Contract) -> list[Finding]:
     """Every key that is missing, unknown to the architecture, of another type or of another value."""
     expected = _expected(contract)
     findings = [finding for key, what in expected.items() for finding in _check_key(file, key, what)]
-    findings += _unknown(file, expected, contract.model.architecture)
+    optional = _optional(contract)
+    findings += [
+        finding for key in optional if key in file.metadata for finding in _check_key(file, key, optional[key])
+    ]
+    findings += _unknown(file, expected.keys() | optional.keys(), contract.model.architecture)
     findings += _check_tokenizer(file, contract)
     findings += _check_file_type(file)
     findings += _check_i2_s_layout(file)
@@ -74,6 +78,18 @@ def _expected(contract: Contract) -> Mapping[str, _Expected]:
     }
 
 
+def _optional(contract: Contract) -> Mapping[str, _Expected]:
+    """Keys that a file may leave out, because runtimes then do what the contract says anyway."""
+    return {
+        "general.type": _Expected(_STRING, "model"),
+        "tokenizer.ggml.pre": _Expected(_STRING, "default"),
+        "tokenizer.ggml.add_eos_token": _Expected(_BOOL, False),
+        "tokenizer.ggml.remove_extra_whitespaces": _Expected(_BOOL, contract.tokenizer.remove_extra_whitespaces),
+        # Other tools name a padding token where the contract has none; nothing is padded when one text is run.
+        "tokenizer.ggml.padding_token_id": _Expected(_U32),
+    }
+
+
 def _check_key(file: GGUFFile, key: str, expected: _Expected) -> Iterator[Finding]:
     if key not in file.metadata:
         wanted = str(expected.kind) if expected.value is None else f"{expected.kind} {expected.value!r}"
@@ -86,12 +102,12 @@ def _check_key(file: GGUFFile, key: str, expected: _Expected) -> Iterator[Findin
         yield Finding("error", key, repr(expected.value), _short(found))
 
 
-def _unknown(file: GGUFFile, expected: Mapping[str, _Expected], architecture: str) -> Iterator[Finding]:
+def _unknown(file: GGUFFile, known: Set[str], architecture: str) -> Iterator[Finding]:
     for key in file.metadata:
-        if key in expected or key.startswith(_HARMLESS):
+        if key in known or key.startswith(_HARMLESS):
             continue
-        # Something like rope.scaling.factor changes what a runtime computes.
-        severe = key.startswith(f"{architecture}.")
+        # Something like rope.scaling.factor or tokenizer.ggml.eot_token_id changes what a runtime computes.
+        severe = key.startswith((f"{architecture}.", "tokenizer.ggml."))
         hint = "the contract does not mention it, and a runtime may obey it" if severe else ""
         yield Finding("error" if severe else "warning", key, "no such key", _short(file.metadata[key]), hint)
 

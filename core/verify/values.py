@@ -17,6 +17,7 @@ __all__ = ["check_values"]
 
 # Values that are decoded at a time.
 _PIECE = 1 << 20
+_WHOLE_NUMBERS = ("i8", "i16", "i32", "i64")
 
 
 def check_values(file: GGUFFile, catalog: Catalog) -> Iterator[Finding]:
@@ -47,6 +48,9 @@ def _check_finite(tensor: TensorInfo, packed: Packed, catalog: Catalog) -> Itera
     except ConformError:
         kind = ggml_type(tensor.ggml_type)
         name = kind.name if kind else f"type {tensor.ggml_type}"
+        if name in _WHOLE_NUMBERS:
+            yield Finding("error", tensor.name, "a type that holds weights", name)
+            return
         yield Finding("warning", tensor.name, "a type that can be decoded", name, "its values were not checked")
         return
     try:

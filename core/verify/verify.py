@@ -13,6 +13,7 @@ from conform.core.errors import ConformError, GGUFError
 from conform.core.gguf.read import GGUFFile, read_gguf
 from conform.core.gguf.types import ggml_type
 from conform.core.verify.keys import check_keys
+from conform.core.verify.seal import check_seal
 from conform.core.verify.values import check_values
 
 __all__ = ["Verification", "embedded_contract", "open_gguf", "verify_file"]
@@ -44,6 +45,7 @@ def verify_file(path: Path, catalog: Catalog, contract: Contract | None = None) 
     findings += _check_closure(file, contract)
     findings += _check_extents(file)
     findings += check_values(file, catalog)
+    findings += check_seal(file)
     return Verification(path, contract, tuple(findings))
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from conform.core.errors import GGUFError
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import GGUFFile
+from conform.core.gguf.seal import TENSORS_KEY, packed_sha256, seal, tensor_line
 from conform.core.gguf.types import ValueType
 from conform.core.gguf.write import TensorEntry, align, encode_header
-from conform.core.i2_s.format import I2_S, TAIL
+from conform.core.i2_s.format import I2_S, LAYOUT_KEY, TAIL, USUAL_LAYOUT
 from conform.core.metadata import KeyValue, f32, u32
 from conform.core.quantizer import Packed
 from conform.parity.verdict import RungName
@@ -94,12 +95,25 @@ def _write(draft: _Draft, target: Path) -> None:
     for name, (shape, kind, packed) in draft.tensors.items():
         entries.append(TensorEntry(name, shape, kind, offset))
         offset = align(offset + packed.size)
-    header = encode_header(draft.metadata, entries, 32)
+    header = encode_header(_sealed(draft), entries, 32)
     with PartialFile(target, len(header) + offset) as out:
         out.write(0, header)
         for entry, (_, _, packed) in zip(entries, draft.tensors.values(), strict=True):
             out.write(len(header) + entry.offset, packed)
         out.publish()
+
+
+def _sealed(draft: _Draft) -> dict[str, KeyValue]:
+    """The keys, with digests that fit again: else the seal would catch every fault, and no other check be tried."""
+    if TENSORS_KEY not in draft.metadata:
+        return draft.metadata
+    stated = draft.metadata.get(LAYOUT_KEY)
+    layout = str(stated.value) if stated else USUAL_LAYOUT
+    lines = [
+        tensor_line(name, kind, shape, layout, packed_sha256(packed))
+        for name, (shape, kind, packed) in draft.tensors.items()
+    ]
+    return seal(draft.metadata, lines)
 
 
 def _rows(draft: _Draft, name: str) -> tuple[Packed, Packed]:

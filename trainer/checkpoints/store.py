@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from conform.contract.spec import Contract
-from conform.core.checkpoint.sidecar import Sidecar, read_sidecar, write_sidecar
+from conform.core.checkpoint.sidecar import Sidecar, listed_path, read_sidecar, write_sidecar
 from conform.core.files.atomic import sync_path
 from conform.core.files.digest import file_sha256
 from conform.trainer.checkpoints.snapshot import Snapshot
@@ -132,8 +132,8 @@ def _verified(path: Path, step: int) -> TrainState:
     if not _is_text_table(resume) or "resume/state.json" not in resume:
         raise TrainError(f"{path}: was not written by conform's trainer; there is nothing to resume from")
     for name, expected in {**sidecar.files, **resume}.items():
-        if (found := file_sha256(path / name)) != expected:
-            raise TrainError(f"{path / name}: expected sha256 {expected[:16]}…, found {found[:16]}…")
+        if (found := file_sha256(listed_path(path, name))) != expected:
+            raise TrainError(f"{path / name}: expected sha256 {expected!s:.16}…, found {found[:16]}…")
     state = read_state(path / "resume/state.json")
     if not state.step == sidecar.step == step:
         raise TrainError(f"{path}: holds step {state.step}, its sidecar says {sidecar.step}")

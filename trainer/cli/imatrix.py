@@ -94,7 +94,9 @@ def measure(
     for tensor in inventory(spec.model):
         opened.check_finite(tensor.name)
     sequence = min(sequence, spec.model.context)
+    opened.hash_files()
     model = importance.load_model(opened, spec.model, _device(device))
+    opened.check_unchanged()
     with TokenLoader(data, sequence, batch, seed) as loader:
         _check_vocabulary(loader, spec.model.vocab, data)
         provenance = {
@@ -109,6 +111,7 @@ def measure(
             click.echo(f"{output}: continuing after {sums.chunks} of {chunks} sequences", err=True)
         grown = importance.accumulate(model, _batches(loader, sums.chunks, chunks), sums)
         _accumulate(grown, sums, chunks, lambda: importance.write_partial(partial, sums, provenance))
+        loader.check_unchanged()
     write_imatrix(output, sums.matrix(data.resolve().name, sequence, provenance))
     partial.unlink(missing_ok=True)
     click.echo(f"{output}: {len(sums.sums)} tensors over {sums.tokens:,} tokens in {sums.chunks} sequences")

@@ -117,6 +117,8 @@ class _Build:
         self.dtype = "uint16" if self.vocab <= _LARGEST_UINT16_VOCAB else "uint32"
         self.model_bytes = read_tokenizer(model)
         self.sha256 = hashlib.sha256(self.model_bytes).hexdigest()
+        if proto.digest != self.sha256:
+            raise DataError(f"{model}: changed while it was read; try again when nothing writes it any more")
         facts = [dataclasses.astuple(recipe), [dataclasses.astuple(record) for record in records], self.sha256]
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -173,6 +175,8 @@ class _Build:
 
     def _finish(self, journal: BuildJournal) -> Manifest:
         self._require_both_splits(journal)
+        self._require_same_sources()
+        write_atomically(self.out / TOKENIZER_NAME, self.model_bytes)
         splits = {name: self._split(name, journal.splits[name]) for name in SPLITS}
         manifest = Manifest(
             format=1,
@@ -181,7 +185,7 @@ class _Build:
             bos_id=self.bos_id,
             eos_id=self.eos_id,
             tokenizer_sha256=self.sha256,
-            tokenizer_semantic_digest=semantic_digest(self.model),
+            tokenizer_semantic_digest=semantic_digest(self.out / TOKENIZER_NAME),
             train=splits["train"],
             held_out=splits["held_out"],
             unigram_loss=unigram_loss(
@@ -191,7 +195,6 @@ class _Build:
             skipped=journal.skipped,
             sources=self.records,
         )
-        write_atomically(self.out / TOKENIZER_NAME, self.model_bytes)
         write_atomically(self.out / MANIFEST_NAME, manifest.to_json().encode())
         (self.out / JOURNAL_NAME).unlink(missing_ok=True)
         return manifest
@@ -199,6 +202,15 @@ class _Build:
     def _split(self, name: SplitName, progress: Progress) -> Split:
         tokens = sum(shard.tokens for shard in progress.shards)
         return Split(progress.documents, progress.bytes, tokens, tuple(progress.shards))
+
+    def _require_same_sources(self) -> None:
+        """Pass when the text still is what was hashed before it was read. Raises DataError naming what is not."""
+        for source, record in zip(self.sources, self.records, strict=True):
+            if source_sha256(source) != record.sha256:
+                raise DataError(
+                    f"{source.path}: changed while the data was built; delete {self.out} and build again when nothing "
+                    "writes it any more"
+                )
 
     def _require_both_splits(self, journal: BuildJournal) -> None:
         documents = {name: journal.splits[name].documents for name in SPLITS}

@@ -32,6 +32,10 @@ Batch = NDArray[np.int64]
 Verify = Literal["lazy", "full", "off"]
 """When shards are hashed: each before its first use, all at open, or never (their sizes are checked in any case)."""
 
+_State = tuple[int, int, int]
+"""inode, size and time of the last change of a file: equal ones mean that nobody has written to it."""
+
+_BEGIN_AGAIN = "begin again when nothing writes it any more"
 _PREFETCHED = 4  # batches
 _BLOCK = 4096  # samples whose windows are computed at once
 _BLOCKS_KEPT = 4
@@ -46,12 +50,23 @@ class TokenStream:
         self._starts = np.cumsum([0, *(shard.tokens for shard in shards)])
         self._vocab = manifest.vocab
         self._verified = [verify == "off"] * len(shards)
+        self._states: dict[int, _State] = {}
         if verify == "full":
             for number in range(len(shards)):
                 self._verify(number)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def check_unchanged(self) -> None:
+        """Pass when every shard that was hashed still is what it was; only one that was touched is hashed again.
+
+        Raises DataError naming the shard.
+        """
+        for number, state in list(self._states.items()):
+            if _state(self._folder / self._shards[number].name) != state:
+                self._verified[number] = False
+                self._verify(number)
 
     def read(self, starts: NDArray[np.int64], length: int) -> Batch:
         """(starts, length): the tokens from each start on, in one row each.
@@ -82,6 +97,7 @@ class TokenStream:
         if self._verified[number]:
             return
         shard = self._shards[number]
+        self._states[number] = _state(self._folder / shard.name)
         if (found := file_sha256(self._folder / shard.name)) != shard.sha256:
             raise DataError(
                 f"{self._folder / shard.name}: changed since it was built: expected sha256 {shard.sha256[:16]}…, "
@@ -131,6 +147,16 @@ class TokenLoader:
         for first in range(0, self.held_out_windows, batch_size):
             rows = np.arange(first, min(first + batch_size, self.held_out_windows))
             yield self._held_out.read(rows * self.seq_len, self.seq_len + 1)
+
+    def check_unchanged(self) -> None:
+        """Pass when manifest and shards still are what was read; to be called before a figure is made of them.
+
+        Raises InputError naming the file.
+        """
+        if manifest_digest(self.folder) != self.manifest_digest or read_manifest(self.folder) != self.manifest:
+            raise DataError(f"{self.folder}: its manifest changed while the data was read; {_BEGIN_AGAIN}")
+        for stream in (self._train, self._held_out):
+            stream.check_unchanged()
 
     def close(self) -> None:
         """End the prefetching thread."""
@@ -208,6 +234,14 @@ def _refuse_foreign_shards(folder: Path, manifest: Manifest) -> None:
     for path in sorted(folder.glob("*.bin")):
         if path.name not in known:
             raise DataError(f"{path}: foreign: the manifest does not list this shard; remove it or build again")
+
+
+def _state(path: Path) -> _State:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _require_shape(seq_len: int, global_batch: int, rank: int, world: int) -> None:

@@ -34,6 +34,7 @@ def evaluate(model: Llama, loader: TokenLoader, config: TrainConfig, world: Worl
     """The loss over the first `eval_sequences` held-out sequences, the same ones at every evaluation.
 
     Every process runs the same number of forward passes; one whose share is empty counts none of its pass.
+    Raises InputError when the data changed since they were read.
     """
     share = config.micro_batch or config.batch // world.size
     total, count = 0.0, 0
@@ -47,6 +48,7 @@ def evaluate(model: Llama, loader: TokenLoader, config: TrainConfig, world: Worl
         if len(mine):
             total += float(nats)
             count += mine.shape[0] * (mine.shape[1] - 1)
+    loader.check_unchanged()
     total, tokens_seen = world.sums([total, count])
     loss = total / tokens_seen
     manifest = loader.manifest

@@ -89,6 +89,7 @@ def _newest(store: CheckpointStore, view: View) -> Found:
     found = store.newest()
     for torn in found.torn:
         view.note(f"passed over {torn.path}: {torn.reason}")
+    _refuse_all_torn(found, store)
     return found
 
 
@@ -119,6 +120,15 @@ def _refuse_uncompilable(config: TrainConfig, world: World) -> None:
             "--compile needs a C++ compiler on a CPU, and torch finds none: install g++, name another one in CXX, or "
             "train with --no-compile"
         ) from error
+
+
+def _refuse_all_torn(found: Found, store: CheckpointStore) -> None:
+    # Days of training may be lost by beginning again: only the user can say that they are.
+    if found.path is None and found.torn:
+        raise TrainError(
+            f"{store.folder}: holds no checkpoint that can be resumed from ({len(found.torn)} passed over, the newest: "
+            f"{found.torn[0].reason}); restore one, or remove that folder to begin again at step 0"
+        )
 
 
 def _refuse_mismatch(found: Found, record: RunRecord) -> None:

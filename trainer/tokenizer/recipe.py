@@ -85,6 +85,7 @@ def train_tokenizer(
     if (out / TOKENIZER_NAME).exists():
         raise TokenizerError(f"{out / TOKENIZER_NAME}: exists; choose another folder or delete it")
     sources = find_sources(inputs, suffixes)
+    digests = [source_sha256(source) for source in sources]
 
     skipped: set[str] = set()
 
@@ -100,11 +101,12 @@ def train_tokenizer(
 
     sample = _sample(texts, sample_chars)
     content = _train(sample, vocab)
+    _require_unchanged(sources, digests)
     _make_folder(out)
     # Under its name only when the other files are there: an interrupted command can then simply be repeated.
     with _disk_errors(out), staged(out / TOKENIZER_NAME, content) as unfinished:
         report = measure(unfinished, sample, tokenizer_sha256(unfinished), semantic_digest(unfinished), len(skipped))
-        write_atomically(out / "recipe.toml", _recipe_toml(sources, vocab, text_key, sample_chars).encode())
+        write_atomically(out / "recipe.toml", _recipe_toml(sources, digests, vocab, text_key, sample_chars).encode())
         text = json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n"
         write_atomically(out / "report.json", text.encode())
     return report
@@ -190,11 +192,24 @@ def _why(message: str, vocab: int) -> str:
     return f"SentencePiece cannot train on this text: {message[:300]}"
 
 
-def _recipe_toml(sources: Sequence[Source], vocab: int, text_key: str, sample_chars: int) -> str:
+def _require_unchanged(sources: Sequence[Source], digests: Sequence[str]) -> None:
+    for source, digest in zip(sources, digests, strict=True):
+        if source_sha256(source) != digest:
+            raise TokenizerError(
+                f"{source.path}: changed while the tokenizer was trained; try again when nothing writes it any more"
+            )
+
+
+def _recipe_toml(
+    sources: Sequence[Source], digests: Sequence[str], vocab: int, text_key: str, sample_chars: int
+) -> str:
     import sentencepiece
 
     options = {"sentencepiece": sentencepiece.__version__, "vocab_size": vocab, **RECIPE}
-    files = [{"name": source.name, "bytes": source.nbytes, "sha256": source_sha256(source)} for source in sources]
+    files = [
+        {"name": source.name, "bytes": source.nbytes, "sha256": digest}
+        for source, digest in zip(sources, digests, strict=True)
+    ]
     corpus = {"text_key": text_key, "sample_chars": sample_chars, "sources": files}
     return "# How tokenizer.model was made.\n" + toml_text({"recipe": options, "corpus": corpus})
 

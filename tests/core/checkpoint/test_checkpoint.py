@@ -248,3 +248,20 @@ def test_without_a_sidecar_config_json_tells_or_the_user_must(checkpoint):
     }
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert contract_of(open_checkpoint(checkpoint), None).model.ffn == 512
+
+
+def test_a_checkpoint_that_stays_as_it_is_has_not_changed(checkpoint):
+    opened = open_checkpoint(checkpoint)
+    opened.hash_files()
+    opened.check_unchanged()
+
+
+def test_a_header_that_moved_before_the_hash_is_a_change(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    path = checkpoint / "model.safetensors"
+    opened = open_checkpoint(checkpoint)
+    weights = load_file(path)
+    save_file({name: values for name, values in weights.items() if "norm" in name}, path)
+    opened.hash_files()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: changed while it was read; try again"):
+        opened.check_unchanged()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conform.core.checkpoint.sidecar import Sidecar, read_sidecar, write_sidecar
+from conform.core.checkpoint.sidecar import Sidecar, listed_path, read_sidecar, write_sidecar
 from conform.core.errors import CheckpointError, InputError
 
 
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back(tmp_path, sidecar):
 
 
 def test_only_contract_and_files_are_required(tmp_path, micro):
-    least = Sidecar(micro, micro.digest, {})
+    least = Sidecar(micro, micro.digest, {"model.safetensors": "0" * 64})
     write_sidecar(tmp_path, least)
     assert read_sidecar(tmp_path) == least
     assert set(json.loads((tmp_path / "conform.json").read_text())) == {
@@ -57,6 +57,8 @@ def test_no_sidecar_is_none(tmp_path):
         ({"files": {"a": "short"}}, "expected a sha256"),
         ({"files": {"../../etc/passwd": "0" * 64}}, "outside the checkpoint"),
         ({"files": {"/etc/passwd": "0" * 64}}, "outside the checkpoint"),
+        ({"files": {"a\0": "0" * 64}}, "outside the checkpoint"),
+        ({"files": {}}, "files is empty; expected the sha256 of every file"),
         ({"files": ["a"]}, "files: expected a table, found list"),
         ({"step": "300"}, "step = '300': expected a value of type int"),
         ({"step": True}, "step = True: expected a value of type int"),
@@ -138,3 +140,25 @@ def test_foreign_values_raise_nothing_but_input_errors(tmp_path, sidecar, path, 
         read_sidecar(tmp_path)
     except InputError as error:
         assert "conform.json" in str(error)  # noqa: PT017 either outcome is right
+
+
+@pytest.mark.parametrize("name", ["link", "folder/x"])
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path, sidecar, name):
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (tmp_path / "x").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "x")
+    (folder / "folder").symlink_to(tmp_path)
+    write_sidecar(folder, dataclasses.replace(sidecar, files={name: "0" * 64}))
+    with pytest.raises(CheckpointError, match=f"files names '{name}', which lies outside the checkpoint"):
+        read_sidecar(folder)
+
+
+def test_a_link_may_stay_in_the_folder_and_the_folder_be_one(tmp_path, sidecar):
+    folder, alias = tmp_path / "checkpoint", tmp_path / "alias"
+    folder.mkdir()
+    alias.symlink_to(folder)
+    (folder / "model.safetensors").symlink_to("model-1.safetensors")
+    write_sidecar(folder, sidecar)
+    assert read_sidecar(alias) == sidecar
+    assert listed_path(alias, "model.safetensors") == alias / "model.safetensors"

@@ -219,6 +219,17 @@ def test_a_target_gives_one_file_of_several_types(run, checkpoint):
     assert run("verify", checkpoint / "micro-7.00bpw.gguf")[0] == 0
 
 
+def test_verify_compares_with_the_checkpoint(run, checkpoint, make_checkpoint, micro, tmp_path):
+    run("export", checkpoint, "--quant", "f16", "-o", tmp_path / "x.gguf")
+    status, out, _ = run("verify", tmp_path / "x.gguf", "--checkpoint", checkpoint)
+    assert (status, "conforms to contract micro" in out) == (0, True)
+    other = make_checkpoint(tmp_path / "other", micro, seed=1)
+    status, out, _ = run("verify", tmp_path / "x.gguf", "--checkpoint", other)
+    assert (status, "conform.checkpoint.digest" in out) == (1, True)
+    status, _, err = run("verify", tmp_path / "x.gguf", "--tokenizer", checkpoint / "tokenizer.model")
+    assert (status, "only together with --checkpoint" in err) == (2, True)
+
+
 def test_verify_speaks_by_exit_status(run, checkpoint, tmp_path):
     run("export", checkpoint, "--quant", "f16", "-o", tmp_path / "x.gguf")
     status, out, _ = run("verify", tmp_path / "x.gguf")

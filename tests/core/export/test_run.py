@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from conform.contract.finding import Finding
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.codec import Codec
@@ -22,7 +24,9 @@ from conform.core.export.run import run_export
 from conform.core.export.transform import permute_qk
 from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import read_gguf
+from conform.core.gguf.seal import SEAL_KEYS
 from conform.core.i2_s.ternary import effective
+from conform.core.metadata import string
 from conform.core.verify import verify_file
 
 
@@ -173,6 +177,42 @@ def test_a_changed_checkpoint_is_refused(plan, checkpoint, micro):
         run_export(made)
 
 
+@pytest.mark.parametrize("sidecar", [True, False], ids=["sidecar", "bare"])
+@pytest.mark.parametrize("quant", ["f16", "q8_0"])
+def test_a_checkpoint_that_changes_meanwhile_is_refused(plan, checkpoint, micro, quant, sidecar):
+    path = checkpoint / "model.safetensors"
+    if not sidecar:
+        (checkpoint / "conform.json").unlink()
+    made = plan(checkpoint, micro, quant)
+    before = sorted(os.listdir(made.target.parent))
+
+    def rewrite(name):
+        weights = load_file(path)
+        weights["model.norm.weight"] += 1
+        save_file(weights, path)
+
+    with pytest.raises(CheckpointError, match=r"changed"):
+        run_export(made, rewrite)
+    assert sorted(os.listdir(made.target.parent)) == before
+
+
+def test_a_quantizer_that_rewrites_the_checkpoint_is_noticed(plan, checkpoint, micro):
+    path = checkpoint / "model.safetensors"
+    (checkpoint / "conform.json").unlink()
+    made = plan(checkpoint, micro, "q8_0")
+    original = next(tensor.codec.quantizer for tensor in made.tensors if tensor.codec.name == "q8_0")
+
+    def quantize(values, importance=None):
+        with path.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"\0\0\0\0")
+        return original.quantize(values, importance)
+
+    with pytest.raises(CheckpointError, match=r"changed while it was read, from digest \w{16}… to \w{16}…"):
+        run_export(break_quantizer(made, quantize=quantize))
+    assert not made.target.exists()
+
+
 def wrong_size(values, importance=None):
     return np.zeros(3, np.uint8)
 
@@ -304,7 +344,7 @@ def test_a_header_that_changes_on_the_disk_is_noticed(plan, checkpoint, micro, m
         def sync(self):
             super().sync()
             with self.path.open("r+b") as file:
-                position = file.read(20000).index(b"blk.1.ffn_up")
+                position = file.read(20000).rindex(b"blk.1.ffn_up")
                 file.seek(position)
                 file.write(b"blk.7")
 
@@ -348,3 +388,54 @@ def test_a_disk_that_is_full_is_one_sentence(checkpoint, tmp_path):
     assert result.stderr.splitlines()[-1].startswith(f"conform: {tmp_path / 'x.gguf'}: cannot be written: ")
     assert not list(tmp_path.glob("*.gguf*"))
     assert not list(tmp_path.glob(".*"))
+
+
+class Meddler:
+    """A metadata writer of a plugin, which contributes these keys."""
+
+    name = "meddler"
+
+    def __init__(self, keys):
+        self._keys = keys
+
+    def keys(self, facts):
+        return self._keys
+
+
+def with_writer(plan, writer):
+    """The plan under a catalog that has one metadata writer more."""
+    writers = {**plan.catalog.metadata_writers, "meddler": writer}
+    catalog = Mock(wraps=plan.catalog, metadata_writers=writers)
+    return dataclasses.replace(plan, catalog=catalog)
+
+
+@pytest.mark.parametrize("key", ["llama.rope.scaling.type", "tokenizer.ggml.eot_token_id"])
+def test_a_key_of_a_plugin_that_a_runtime_would_obey_is_refused_before_any_work(plan, checkpoint, micro, key):
+    made = with_writer(plan(checkpoint, micro, "f16"), Meddler({key: string("yarn")}))
+    before = sorted(os.listdir(made.target.parent))
+    done = []
+    with pytest.raises(ExportError, match=rf"does not conform to contract micro, and is not published: {key}"):
+        run_export(made, done.append)
+    assert done == []
+    assert sorted(os.listdir(made.target.parent)) == before
+
+
+def test_a_key_of_a_plugin_that_changes_nothing_is_written(plan, checkpoint, micro):
+    made = with_writer(plan(checkpoint, micro, "f16"), Meddler({"general.author": string("me")}))
+    assert read_gguf(run_export(made).path).metadata["general.author"] == "me"
+
+
+@pytest.mark.parametrize("key", SEAL_KEYS)
+def test_a_plugin_cannot_set_the_seal(plan, checkpoint, micro, key):
+    made = with_writer(plan(checkpoint, micro, "f16"), Meddler({key: string("0" * 64)}))
+    with pytest.raises(PluginError, match=rf"a metadata writer sets {key}"):
+        run_export(made)
+
+
+def test_a_file_that_the_verifier_refuses_is_not_published(plan, checkpoint, micro, monkeypatch):
+    finding = Finding("error", "blk.0.attn_q.weight", "finite values only", "NaN or infinity in row 0")
+    monkeypatch.setattr(export_module, "verify_file", lambda *arguments: Mock(findings=(finding,)))
+    made = plan(checkpoint, micro, "f16")
+    with pytest.raises(ExportError, match=r"is not published: blk\.0\.attn_q\.weight: expected finite values only"):
+        run_export(made)
+    assert not made.target.exists()

@@ -9,6 +9,7 @@ from conform.core.export.run import run_export
 from conform.core.gguf.read import read_gguf
 from conform.core.i2_s.format import LAYOUTS
 from conform.core.i2_s.repack import SourceLayout, find_layout, repack
+from conform.core.verify import verify_file
 
 NAMES = {"x86": "i2_s", "arm": "i2_s_arm", "rows": "i2_s_rows"}
 
@@ -34,9 +35,15 @@ def without_key(path):
     return read_gguf(path)
 
 
+def foreign(path):
+    """The file as another tool would write it: no key says that it is conform's."""
+    path.write_bytes(path.read_bytes().replace(b"conform.", b"foreign."))
+    return read_gguf(path)
+
+
 @pytest.mark.parametrize("source", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_repacked_file_is_the_one_exported_in_that_layout(export, tmp_path, source, layout):
+def test_a_repacked_file_is_the_one_exported_in_that_layout(export, registry, tmp_path, source, layout):
     file = read_gguf(export(source))
     found = find_layout(file, None, None)
     assert (found.layout, found.known_by) == (source, "the file's key")
@@ -46,6 +53,7 @@ def test_a_repacked_file_is_the_one_exported_in_that_layout(export, tmp_path, so
     assert written.metadata["conform.i2_s.layout"] == layout
     for name in expected.tensors:
         assert np.array_equal(expected.packed(name), written.packed(name))
+    assert verify_file(report.path, registry).findings == ()
 
 
 def test_a_checkpoint_proves_the_layout(export, ternary_checkpoint):
@@ -96,6 +104,23 @@ def test_a_damaged_file_is_refused_and_nothing_is_written(export, tmp_path):
     assert not list(tmp_path.glob(".*.partial"))
 
 
+def test_a_file_that_was_changed_is_not_sealed_anew(export, tmp_path):
+    path = export("x86")
+    with path.open("r+b") as file:
+        file.seek(read_gguf(path).tensors["token_embd.weight"].offset)
+        file.write(b"\0")
+    source = read_gguf(path)
+    with pytest.raises(GGUFError, match=r"is not what was exported, and would be sealed anew: token_embd\.weight"):
+        repack(source, find_layout(source, None, None), "arm", tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_foreign_file_is_sealed(export, registry, tmp_path, micro_ternary):
+    source = foreign(export("x86"))
+    report = repack(source, find_layout(source, "x86", None), "arm", tmp_path / "out.gguf")
+    assert verify_file(report.path, registry, micro_ternary).conforms
+
+
 def test_a_truncated_file_is_refused(export, tmp_path):
     path = export("x86")
     path.write_bytes(path.read_bytes()[:-5000])
@@ -111,8 +136,8 @@ def test_undefined_bytes_behind_the_scale_become_zeros(export, tmp_path):
     with path.open("r+b") as file:
         file.seek(info.offset + info.nbytes - 28)
         file.write(b"\x55" * 28)
-    source = read_gguf(path)
-    written = read_gguf(repack(source, find_layout(source, None, None), "x86", tmp_path / "out.gguf").path)
+    source = foreign(path)
+    written = read_gguf(repack(source, find_layout(source, "x86", None), "x86", tmp_path / "out.gguf").path)
     assert not written.packed("blk.0.attn_q.weight")[-28:].any()
     assert np.array_equal(written.packed("blk.0.attn_q.weight")[:-28], source.packed("blk.0.attn_q.weight")[:-28])
 
@@ -120,7 +145,7 @@ def test_undefined_bytes_behind_the_scale_become_zeros(export, tmp_path):
 def test_a_size_that_the_file_does_not_hold_is_refused_before_memory_is_taken(export, tmp_path):
     path = export("x86")
     content = bytearray(path.read_bytes())
-    start = content.index(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4
+    start = content.rindex(b"blk.0.attn_q.weight") + len(b"blk.0.attn_q.weight") + 4
     content[start + 8 : start + 16] = (1 << 31).to_bytes(8, "little")  # rows
     path.write_bytes(content)
     file = read_gguf(path)

@@ -15,7 +15,7 @@ from conform.core.errors import GGUFError
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.gguf.read import read_gguf
-from conform.core.gguf.write import TensorEntry, encode_header
+from conform.core.gguf.seal import SEAL_KEYS
 from conform.core.metadata import KeyValue, f32, i32_array, string, string_array, u32
 from conform.core.verify import verify_file
 
@@ -42,32 +42,6 @@ def check(tmp_path, registry):
         path = tmp_path / "file.gguf"
         path.write_bytes(content)
         return list(verify_file(path, registry, contract).findings)
-
-    return run
-
-
-@pytest.fixture
-def rewrite(tmp_path):
-    """The bytes with keys and descriptors changed; None drops one."""
-
-    def run(content, keys=None, tensors=None):
-        path = tmp_path / "source.gguf"
-        path.write_bytes(content)
-        file = read_gguf(path)
-        metadata = {}
-        for key, value in file.metadata.items():
-            kind = file.key_types[key]
-            metadata[key] = KeyValue(kind.kind, tuple(value) if isinstance(value, list) else value, kind.item)
-        metadata = {key: value for key, value in (metadata | (keys or {})).items() if value is not None}
-        entries = {
-            t.name: TensorEntry(t.name, t.shape, t.ggml_type, t.offset - file.data_start) for t in file.tensors.values()
-        }
-        for name, change in (tensors or {}).items():
-            if change is None:
-                del entries[name]
-            else:
-                entries[name] = dataclasses.replace(entries[name], **change)
-        return encode_header(metadata, list(entries.values()), file.alignment) + content[file.data_start :]
 
     return run
 
@@ -192,6 +166,13 @@ def test_a_special_id_behind_the_last_token_is_an_error(exported, check, rewrite
     assert check(rewrite(exported["f16"], {key: u32(399)})) == []
 
 
+@pytest.mark.parametrize(("quant", "kind"), [("f32", 26), ("f16", 25)], ids=["i32", "i16"])
+def test_weights_are_not_whole_numbers(exported, check, rewrite, quant, kind):
+    tensor = {"f32": "blk.0.attn_norm.weight", "f16": "blk.0.attn_q.weight"}[quant]
+    findings = check(rewrite(exported[quant], tensors={tensor: {"ggml_type": kind}}))
+    assert [(f.where, f.expected) for f in findings if f.severity == "error"] == [(tensor, "a type that holds weights")]
+
+
 def test_a_transposed_tensor_is_called_so(exported, check, rewrite):
     (finding,) = check(rewrite(exported["f16"], tensors={"blk.0.ffn_up.weight": {"shape": (256, 512)}}))
     assert (finding.expected, finding.found, finding.hint) == ("shape 512×256", "shape 256×512", "it is transposed")
@@ -228,21 +209,21 @@ def test_padding_that_is_not_zero_is_a_finding(exported, check, rewrite, tmp_pat
 
 @pytest.mark.parametrize(("quant", "bits"), [("f32", "<f4"), ("f16", "<f2")])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_found_with_their_row(exported, check, tmp_path, quant, bits, value):
+def test_nan_and_infinity_are_found_with_their_row(exported, check, rewrite, tmp_path, quant, bits, value):
     content = bytearray(exported[quant])
     start = offset_of(exported[quant], "blk.1.ffn_up.weight", tmp_path)
     size = np.dtype(bits).itemsize
     position = start + (300 * 256 + 5) * size
     content[position : position + size] = np.array([value], bits).tobytes()
-    (finding,) = check(bytes(content))
+    (finding,) = check(rewrite(bytes(content)))
     assert (finding.where, finding.found) == ("blk.1.ffn_up.weight", "NaN or infinity in row 300")
 
 
-def test_a_scale_that_is_not_finite_is_found(exported, check, tmp_path):
+def test_a_scale_that_is_not_finite_is_found(exported, check, rewrite, tmp_path):
     content = bytearray(exported["q8_0"])
     start = offset_of(exported["q8_0"], "blk.1.attn_k.weight", tmp_path)
     content[start + 34 * 8 * 3 : start + 34 * 8 * 3 + 2] = struct.pack("<e", float("inf"))
-    (finding,) = check(bytes(content))
+    (finding,) = check(rewrite(bytes(content)))
     assert (finding.where, finding.found) == ("blk.1.attn_k.weight", "NaN or infinity in row 3")
 
 
@@ -257,19 +238,19 @@ def test_a_scale_that_is_not_finite_is_found(exported, check, tmp_path):
     ],
     ids=["code 3", "scale nan", "scale 0", "negative scale", "tail"],
 )
-def test_a_broken_i2_s_tensor_is_found(exported, check, tmp_path, position, content, severity, found):
+def test_a_broken_i2_s_tensor_is_found(exported, check, rewrite, tmp_path, position, content, severity, found):
     changed = bytearray(exported["i2_s"])
     start = offset_of(exported["i2_s"], "blk.0.attn_k.weight", tmp_path) + position
     changed[start : start + len(content)] = content
-    (finding,) = check(bytes(changed))
+    (finding,) = check(rewrite(bytes(changed)))
     assert (finding.where, finding.severity, finding.found) == ("blk.0.attn_k.weight", severity, found)
 
 
-def test_a_scale_repeated_through_the_tail_is_accepted(exported, check, tmp_path):
+def test_a_scale_repeated_through_the_tail_is_accepted(exported, check, rewrite, tmp_path):
     changed = bytearray(exported["i2_s"])
     start = offset_of(exported["i2_s"], "blk.0.attn_k.weight", tmp_path) + 64 * 256 // 4
     changed[start : start + 32] = changed[start : start + 4] * 8
-    assert check(bytes(changed)) == []
+    assert check(rewrite(bytes(changed))) == []
 
 
 def test_another_contract_than_the_files_is_an_error(exported, check, micro, micro_ternary):
@@ -280,9 +261,14 @@ def test_another_contract_than_the_files_is_an_error(exported, check, micro, mic
     assert "blk.2.attn_q.weight" in found
 
 
+CONFORM_KEYS = (
+    *("conform.contract", "conform.contract.name", "conform.contract.digest", "conform.checkpoint.digest"),
+    *("conform.tokenizer.digest", "conform.quantizers", "conform.plugins", *SEAL_KEYS),
+)
+
+
 def test_a_foreign_file_needs_a_contract(exported, check, rewrite, micro_ternary):
-    keys = ("", ".name", ".digest")
-    foreign = rewrite(exported["f16"], {f"conform.contract{key}": None for key in keys})
+    foreign = rewrite(exported["f16"], dict.fromkeys(CONFORM_KEYS))
     with pytest.raises(GGUFError, match="carries no contract"):
         check(foreign)
     assert check(foreign, micro_ternary) == []

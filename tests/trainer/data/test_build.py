@@ -248,6 +248,18 @@ def test_a_source_that_changed_in_between_is_noticed(build, tmp_path, text_folde
         build(inputs=[str(tmp_path / "text")])
 
 
+def test_a_source_that_changes_while_it_is_read_is_noticed(build, tmp_path, text_folder):
+    shutil.copytree(text_folder, tmp_path / "text")
+    last = max((tmp_path / "text").iterdir())
+
+    def rewrite(_status):
+        last.write_bytes(last.read_bytes()[::-1])
+
+    with pytest.raises(DataError, match=rf"{last.name}: (changed while the data was built|expected)"):
+        build(inputs=[str(tmp_path / "text")], on_status=rewrite)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"fingerprint": 1}'])
 def test_a_damaged_journal_is_refused(build, tmp_path, content):
     with pytest.raises(Interrupted):

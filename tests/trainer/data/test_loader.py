@@ -188,6 +188,36 @@ def test_a_changed_shard_is_refused_by_name_at_first_use(load, folder):
         next(loader.held_out(1))
 
 
+@pytest.mark.parametrize("name", ["train-00000.bin", "held_out-00000.bin"])
+def test_a_shard_that_changes_after_its_first_use_is_noticed(load, folder, name):
+    loader = load(folder, verify="full")
+    loader.check_unchanged()
+    flip(folder / name)
+    with pytest.raises(DataError, match=f"{name}: changed since it was built"):
+        loader.check_unchanged()
+
+
+def test_a_shard_that_was_touched_but_not_changed_is_no_obstacle(load, folder):
+    loader = load(folder, verify="full")
+    (folder / "train-00000.bin").touch()
+    loader.check_unchanged()
+
+
+def test_a_shard_that_is_gone_after_its_first_use_is_noticed(load, folder):
+    loader = load(folder, verify="full")
+    (folder / "train-00000.bin").unlink()
+    with pytest.raises(DataError, match=r"train-00000\.bin: cannot be read"):
+        loader.check_unchanged()
+
+
+def test_a_manifest_that_changes_is_noticed(load, folder):
+    loader = load(folder)
+    with (folder / "manifest.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(DataError, match="its manifest changed while the data was read; begin again"):
+        loader.check_unchanged()
+
+
 def test_a_changed_shard_is_used_when_told_not_to_look(load, folder):
     flip(folder / "train-00000.bin")
     load(folder, verify="off").batch(0)

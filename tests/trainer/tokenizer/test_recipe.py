@@ -142,6 +142,21 @@ def test_a_sample_that_is_too_small_is_refused(tmp_path, text_folder, most, mess
         train_tokenizer([str(text_folder)], 400, tmp_path / "out", sample_chars=most)
 
 
+def test_a_text_that_changes_meanwhile_is_noticed(tmp_path, text_folder, monkeypatch):
+    shutil.copytree(text_folder, tmp_path / "text")
+    last = max((tmp_path / "text").iterdir())
+    train = tokenizer._train
+
+    def rewriting(sample, vocab):
+        last.write_bytes(last.read_bytes()[::-1])
+        return train(sample, vocab)
+
+    monkeypatch.setattr(tokenizer, "_train", rewriting)
+    with pytest.raises(TokenizerError, match=rf"{last.name}: changed while the tokenizer was trained"):
+        train_tokenizer([str(tmp_path / "text")], 400, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_command_can_be_repeated(tmp_path, text_folder, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -248,8 +248,9 @@ def _rename_step(path, step):
 
 
 @pytest.mark.parametrize("harm", ["no sidecar", "truncated", "missing file", "garbled sidecar", "other step"])
-def test_a_torn_checkpoint_is_never_resumed_from(train, interrupted, finished, harm):
-    path = interrupted / "checkpoints/step-00000008"
+def test_a_torn_checkpoint_is_never_resumed_from(train, copied, finished, harm):
+    (copied / "complete.json").unlink()
+    path = copied / "checkpoints/step-00000012"
     if harm == "no sidecar":
         (path / "conform.json").unlink()
     elif harm == "truncated":
@@ -259,11 +260,32 @@ def test_a_torn_checkpoint_is_never_resumed_from(train, interrupted, finished, h
     elif harm == "garbled sidecar":
         (path / "conform.json").write_text("{")
     else:
-        path.rename(path.with_name("step-00000009"))
+        path.rename(path.with_name("step-00000013"))
     notes = Notes()
-    assert train(interrupted, resume=True, view=notes).step == 12
+    assert train(copied, resume=True, view=notes).step == 12
     assert "passed over" in notes.lines[0]
-    assert same(weights(interrupted), weights(finished)), "it began again from the start"
+    assert same(weights(copied), weights(finished)), "it did not go on from the one before"
+
+
+def test_a_run_whose_checkpoints_are_all_torn_asks_for_a_decision(train, interrupted):
+    folder = interrupted / "checkpoints"
+    for path in folder.iterdir():
+        (path / "model.safetensors").write_bytes(b"gone")
+    before = sorted(path.name for path in interrupted.rglob("*"))
+    with pytest.raises(TrainError, match=r"holds no checkpoint that can be resumed from \(1 passed .* remove that"):
+        train(interrupted, resume=True)
+    assert sorted(path.name for path in interrupted.rglob("*")) == before
+    shutil.rmtree(folder)
+    assert train(interrupted, resume=True).step == 12
+
+
+def test_a_checkpoint_that_names_foreign_files_does_not_have_them_opened(interrupted):
+    path = max((interrupted / "checkpoints").iterdir())
+    sidecar = json.loads((path / "conform.json").read_text())
+    sidecar["trainer"]["resume"] |= {"/etc/passwd": "0" * 64}
+    (path / "conform.json").write_text(json.dumps(sidecar))
+    (torn,) = CheckpointStore(interrupted).newest().torn
+    assert "files names '/etc/passwd', which lies outside the checkpoint" in torn.reason
 
 
 def test_what_a_killed_save_left_behind_is_removed(train, interrupted):
