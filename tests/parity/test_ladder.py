@@ -20,6 +20,7 @@ BLOCKED = {
     "greedy": [],
     "sampling": [],
     "likelihood": [],
+    "integrity": [],
 }
 
 

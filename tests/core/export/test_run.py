@@ -26,7 +26,7 @@ from conform.core.files.partial import PartialFile
 from conform.core.gguf.read import read_gguf
 from conform.core.gguf.seal import SEAL_KEYS
 from conform.core.i2_s.ternary import effective
-from conform.core.metadata import string
+from conform.core.metadata import OwnedWriter, string
 from conform.core.verify import verify_file
 
 
@@ -404,7 +404,7 @@ class Meddler:
 
 def with_writer(plan, writer):
     """The plan under a catalog that has one metadata writer more."""
-    writers = {**plan.catalog.metadata_writers, "meddler": writer}
+    writers = {**plan.catalog.metadata_writers, "meddler": OwnedWriter(writer, "meddler 1.0")}
     catalog = Mock(wraps=plan.catalog, metadata_writers=writers)
     return dataclasses.replace(plan, catalog=catalog)
 
