@@ -1,12 +1,14 @@
 """Guard: calls a driver that a third party may have written; whatever it raises has a name, and a hang is met once."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from conform.core.errors import ConformError, PluginError
+from conform.core.errors import ConformError
 from conform.core.gguf.read import GGUFFile
+from conform.core.guard import guarded
 from conform.core.quantizer import Float32
 from conform.core.runtime import (
     Answer,
@@ -31,7 +33,8 @@ def open_guarded(driver: RuntimeDriver, owner: str, program: Path, file: GGUFFil
     Raises PluginError naming the driver and its owner when it fails otherwise than by a ConformError.
     """
     who = f"driver {driver.name} of {owner}"
-    return GuardedRuntime(_called(who, "open", lambda: driver.open(program, file, limits)), who)
+    with _guarded(who, "open"):
+        return GuardedRuntime(driver.open(program, file, limits), who)
 
 
 def companions_of(driver: RuntimeDriver, owner: str, program: Path) -> list[Path]:
@@ -39,7 +42,8 @@ def companions_of(driver: RuntimeDriver, owner: str, program: Path) -> list[Path
 
     Raises PluginError naming the driver and its owner when it fails.
     """
-    return _called(f"driver {driver.name} of {owner}", "companions", lambda: [*driver.companions(program)])
+    with _guarded(f"driver {driver.name} of {owner}", "companions"):
+        return [*driver.companions(program)]
 
 
 @dataclass(slots=True)
@@ -88,17 +92,13 @@ class GuardedRuntime:
         if self._hung is not None:
             raise self._hung
         try:
-            return _called(self.who, what, question)
+            with _guarded(self.who, what):
+                return question()
         except RuntimeFault as fault:
             if fault.kind == "timed out":
                 self._hung = fault
             raise
 
 
-def _called(who: str, what: str, call: Callable[[], _Result]) -> _Result:
-    try:
-        return call()
-    except (RuntimeFault, ConformError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # SystemExit included: a driver must not end the command
-        raise PluginError(f"{who} failed in {what}: {type(error).__name__}: {error}") from error
+def _guarded(who: str, what: str) -> AbstractContextManager[None]:
+    return guarded(f"{who} failed in {what}", RuntimeFault, ConformError)

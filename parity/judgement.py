@@ -62,8 +62,8 @@ def judge(
 ) -> Verdict:
     """The verdict on an opened candidate; `keep_going` runs every rung, whatever failed before."""
     with Custody() as custody:
-        kept = candidate.kept(custody)
-        return replace(_judged(kept, custody, scope, limits, progress, keep_going), model=str(candidate.file.path))
+        verdict = _judged(candidate.kept(custody), custody, scope, limits, progress, keep_going)
+    return replace(verdict, model=str(candidate.file.path))  # as it was named, not the private copy
 
 
 def _judged(
