@@ -1,6 +1,7 @@
 """Family: what a model_type means, and what each key of its config.json may say, as families.toml has it."""
 
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -32,7 +33,13 @@ class Only:
 
     def _lists(self, value: object) -> bool:
         # To Python, True equals 1.
-        return any(type(value) is type(allowed) and value == allowed for allowed in self.values)
+        return any(value == allowed and (type(value) is bool) == (type(allowed) is bool) for allowed in self.values)
+
+    @property
+    def expected(self) -> str:
+        """What the keys may say, as an error names it."""
+        values = " or ".join(map(json.dumps, self.values))
+        return " or ".join(filter(None, (f"a list of {values}" if self.each else values, "null")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,5 +50,4 @@ def _ignored(config: Mapping[str, Any], meanings: Mapping[str, Only | Irrelevant
         if isinstance(meaning, Irrelevant):
             yield Ignored(key, value, meaning.why)
         elif meaning is not None and not meaning.allows(value):
-            allowed = " or ".join(repr(allowed) for allowed in (*meaning.values, None))
-            raise ContractError(f"{where}: {key} = {shown(value)}: expected {allowed}; {meaning.why}")
+            raise ContractError(f"{where}: {key} = {shown(value)}: expected {meaning.expected}; {meaning.why}")
