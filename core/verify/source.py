@@ -96,8 +96,8 @@ def _check_weights(
     if seen is None or seen.shape != spec.shape:
         yield Finding("error", spec.gguf_name, f"{spec.name} of that shape in {source.path}", "no such tensor")
         return
-    values = transform_of(contract.model, spec).apply(source.read(spec.name))
     try:
+        values = transform_of(contract.model, spec).apply(source.read(spec.name))
         problem = _difference(file, spec, values, contract, catalog)
     except (PluginError, QuantizeError) as error:
         problem = f"bytes that cannot be compared: {error}"

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,20 +25,14 @@ PACKED = np.array([[0b10100001, 0b00011000], [0b10010000, 0b00001010]], np.uint8
 UNPACKED = [[0, -1], [-1, 1], [-1, 1], [-1, 1], [1, 0], [0, -1], [1, -1], [1, -1]]
 
 
-def write(path, raw):
-    """Safetensors of (dtype, shape, bytes) by name: dtypes that NumPy lacks can be written too."""
-    header, body = {}, b""
-    for name, (dtype, shape, content) in raw.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(body), len(body) + len(content)]}
-        body += content
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-    return read_safetensors_header(path)
-
-
 def f32(*values):
     array = np.array(values, np.float32)
     return "F32", array.shape, array.tobytes()
+
+
+def read(write_raw, path, raw):
+    write_raw(path, raw)
+    return read_safetensors_header(path)
 
 
 def plain(tensor):
@@ -48,9 +40,11 @@ def plain(tensor):
 
 
 @pytest.fixture
-def packed(tmp_path):
+def packed(tmp_path, write_raw):
     def make(codes=PACKED, scale=0.5, use="multiplies"):
-        stored = write(tmp_path / "m.safetensors", {"w": ("U8", codes.shape, codes.tobytes()), "s": f32(scale)})
+        stored = read(
+            write_raw, tmp_path / "m.safetensors", {"w": ("U8", codes.shape, codes.tobytes()), "s": f32(scale)}
+        )
         shape = (4 * codes.shape[0], codes.shape[1])
         return Weight(stored["w"], shape, "F32", PackedTernary(stored["w"], CodeScale(stored["s"], use)))
 
@@ -58,10 +52,10 @@ def packed(tmp_path):
 
 
 @pytest.fixture
-def blocks(tmp_path):
+def blocks(tmp_path, write_raw):
     def make(codes, scales, block):
         raw = {"w": ("F8_E4M3", codes.shape, codes.tobytes()), "s": f32(*scales)}
-        stored = write(tmp_path / "m.safetensors", raw)
+        stored = read(write_raw, tmp_path / "m.safetensors", raw)
         return Weight(stored["w"], codes.shape, "F32", BlockScaled(stored["w"], stored["s"], block))
 
     return make
@@ -77,11 +71,11 @@ def test_a_scale_that_divides_is_inverted_once(packed):
 
 
 @given(height=st.integers(1, 5), cols=st.integers(1, 4), start=st.integers(0, 19), count=st.integers(1, 20))
-def test_any_rows_are_those_of_the_whole(tmp_path_factory, height, cols, start, count):
+def test_any_rows_are_those_of_the_whole(write_raw, tmp_path_factory, height, cols, start, count):
     codes = RNG.integers(0, 3, (4 * height, cols)).astype(np.uint8)
     bytes_ = sum(codes[n * height : (n + 1) * height] << 2 * n for n in range(4)).astype(np.uint8)
     path = tmp_path_factory.mktemp("rows") / "m.safetensors"
-    stored = write(path, {"w": ("U8", bytes_.shape, bytes_.tobytes()), "s": f32(2.0)})
+    stored = read(write_raw, path, {"w": ("U8", bytes_.shape, bytes_.tobytes()), "s": f32(2.0)})
     values = PackedTernary(stored["w"], CodeScale(stored["s"], "multiplies"))
     start = min(start, 4 * height - 1)
     stop = min(start + count, 4 * height)
@@ -104,8 +98,10 @@ def test_a_scale_that_scales_nothing_is_refused(packed, scale, use):
         read_weight(packed(scale=scale, use=use))
 
 
-def test_loose_codes_are_multiplied_and_other_values_refused(tmp_path):
-    stored = write(tmp_path / "m.safetensors", {"w": f32([1, -1], [0, 1]), "v": f32([1, 0.5]), "s": f32(0.25)})
+def test_loose_codes_are_multiplied_and_other_values_refused(tmp_path, write_raw):
+    stored = read(
+        write_raw, tmp_path / "m.safetensors", {"w": f32([1, -1], [0, 1]), "v": f32([1, 0.5]), "s": f32(0.25)}
+    )
     scale = CodeScale(stored["s"], "multiplies")
     assert LooseTernary(stored["w"], scale).rows(0, 2).tolist() == [[0.25, -0.25], [0, 0.25]]
     with pytest.raises(CheckpointError, match=r"v: the value at \[0, 1\] is 0.5; expected -1, 0 and 1, because s is"):
@@ -122,11 +118,11 @@ def test_every_byte_of_fp8_is_what_torch_reads(blocks):
 
 
 @given(rows=st.integers(1, 9), cols=st.integers(1, 9), block=st.tuples(st.integers(1, 5), st.integers(1, 5)))
-def test_each_block_has_its_scale(tmp_path_factory, rows, cols, block):
+def test_each_block_has_its_scale(write_raw, tmp_path_factory, rows, cols, block):
     codes = RNG.integers(0, 127, (rows, cols)).astype(np.uint8)
     scales = RNG.random((-(-rows // block[0]), -(-cols // block[1]))).astype(np.float32)
     path = tmp_path_factory.mktemp("blocks") / "m.safetensors"
-    stored = write(path, {"w": ("F8_E4M3", codes.shape, codes.tobytes()), "s": f32(*scales)})
+    stored = read(write_raw, path, {"w": ("F8_E4M3", codes.shape, codes.tobytes()), "s": f32(*scales)})
     unscaled = Plain(stored["w"]).rows(0, rows)
     expected = unscaled * np.kron(scales, np.ones(block, np.float32))[:rows, :cols]
     values = BlockScaled(stored["w"], stored["s"], block)
@@ -157,12 +153,12 @@ def test_double_precision_is_rounded_and_what_float32_cannot_hold_is_found(tmp_p
         check_finite(plain(stored["large"]))
 
 
-def test_equal_values_are_equal_in_any_dtype(tmp_path):
+def test_equal_values_are_equal_in_any_dtype(tmp_path, write_raw):
     values = np.array([[1.5, -2], [0, 0.25]], np.float32)
     arrays = {"f32": values, "f16": values.astype(np.float16), "f64": values.astype(np.float64), "t": values.T.copy()}
     brain = ("BF16", (2, 2), (values.view(np.uint32) >> 16).astype("<u2").tobytes())
     raw = {name: ({4: "F32", 2: "F16", 8: "F64"}[a.itemsize], a.shape, a.tobytes()) for name, a in arrays.items()}
-    stored = write(tmp_path / "m.safetensors", {**raw, "bf16": brain, "flat": f32(1.5, -2, 0, 0.25)})
+    stored = read(write_raw, tmp_path / "m.safetensors", {**raw, "bf16": brain, "flat": f32(1.5, -2, 0, 0.25)})
     weights = {name: plain(tensor) for name, tensor in stored.items()}
     for name in ("f32", "f16", "f64", "bf16"):
         assert equal_values(weights[name], weights["f32"])
