@@ -1,4 +1,4 @@
-"""Mapping → frozen dataclass: every field checked against its annotation, every error naming file and key.
+"""Mapping → frozen dataclass and back: every field checked against its annotation, every error naming file and key.
 
 Understood are str, int, float, bool, Literal, `X | None`, tuples, lists and mappings of these, nested dataclasses, and
 `Annotated[X, Rule(…)]` for a field that not every X will do for.
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from conform.contract.errors import ConformError, InputError
 
-__all__ = ["Rule", "from_mapping", "shown"]
+__all__ = ["Rule", "from_mapping", "shown", "to_mapping"]
 
 _Record = TypeVar("_Record")
 
@@ -40,6 +40,20 @@ def from_mapping(
     error that the dataclass itself raises is raised again with `where` before it.
     """
     return _record(kind, data, _Place(where, key), ignore_unknown)
+
+
+def to_mapping(record: Any) -> dict[str, Any]:
+    """The inverse of `from_mapping`. A field that has its default is left out.
+
+    So a record that was written before the field existed still reads, and is written, as it was.
+    """
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    defaults = {field.name: field.default for field in dataclasses.fields(record) if _has_default(field)}
+    return {
+        name: to_mapping(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values.items()
+        if name not in defaults or value != defaults[name]
+    }
 
 
 @dataclass(frozen=True, slots=True)

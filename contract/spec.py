@@ -3,17 +3,19 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from conform.contract.errors import ContractError
-from conform.contract.mapping import Rule, from_mapping
+from conform.contract.mapping import Rule, from_mapping, to_mapping
 
 __all__ = [
     "Architecture",
     "Contract",
     "LinearKind",
     "ModelSpec",
+    "RopeScaling",
     "StorageClass",
     "StoragePolicy",
     "TokenizerSpec",
@@ -21,8 +23,9 @@ __all__ = [
 ]
 
 Architecture = Literal["llama", "bitnet-b1.58"]
-LinearKind = Literal["dense", "ternary"]
+LinearKind = Literal["dense", "ternary", "ternary-stored"]
 TrainingDtype = Literal["bf16", "f16", "f32"]
+ScalingKind = Literal["linear", "llama3", "yarn"]
 StorageClass = Literal["norm", "embedding", "output", "linear"]
 
 # No model has larger dimensions; a hostile file might, to exhaust the memory.
@@ -31,12 +34,45 @@ _LARGEST = 2**31 - 1
 _MOST_LAYERS = 10_000
 
 
+# The parameters of each kind of RoPE scaling besides its factor.
+_SCALING_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "linear": (),
+    "llama3": ("original_context", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("original_context", "beta_fast", "beta_slow", "attention_factor"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How rotary angles are stretched for a longer context; the parameters of its kind are set, the others None.
+
+    `original_context` counts positions, the context of the training before. `low_freq_factor` and `high_freq_factor`
+    (Llama 3), `beta_fast` and `beta_slow` (YaRN, arXiv:2309.00071) bound the frequencies between the two regimes;
+    `attention_factor` multiplies sine and cosine.
+    """
+
+    kind: ScalingKind
+    factor: float
+    original_context: int | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        for problem in _scaling_problems(self):
+            raise ContractError(f"model.rope_scaling.{problem}")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The dimensions and arithmetic of a Llama-style decoder; every field is required, none has a default.
+    """The dimensions and arithmetic of a Llama-style decoder; what has no default is required.
 
+    A field that has its default does not count in the digest, so that contracts older than the field keep theirs.
     `linear = "ternary"` means that the linear layers compute with absmean-ternarised weights and per-token
     absmax int8 activations (BitNet b1.58, arXiv:2402.17764); the checkpoint holds their latent float weights.
+    `"ternary-stored"` computes in the same way, but the stored weights are ternary already and are used as they are.
     `architecture = "bitnet-b1.58"` uses squared ReLU in place of SiLU.
     """
 
@@ -56,10 +92,16 @@ class ModelSpec:
     sub_norms: bool
     linear: LinearKind
     dtype: TrainingDtype
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         for problem in _model_problems(self):
             raise ContractError(f"model.{problem}")
+
+    @property
+    def is_ternary(self) -> bool:
+        """True when the linear layers compute with ternary weights and int8 activations."""
+        return self.linear != "dense"
 
     @property
     def q_width(self) -> int:
@@ -83,9 +125,13 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSpec:
-    """The SentencePiece recipe; `sha256` pins one trained model, "" leaves it open."""
+    """How text becomes ids; `sha256` pins one tokenizer file, "" leaves it open.
 
-    model: Literal["bpe"]
+    `model = "bpe"` is SentencePiece. `"byte-level"` is a byte-level BPE with merges, for which `pre` names the
+    pre-tokenizer as llama.cpp does; of the fields before, only the ids and `add_bos` mean something to it.
+    """
+
+    model: Literal["bpe", "byte-level"]
     byte_fallback: bool
     normalization: Literal["identity"]
     add_dummy_prefix: bool
@@ -96,6 +142,13 @@ class TokenizerSpec:
     pad_id: int
     add_bos: bool
     sha256: str
+    add_eos: bool = False
+    pre: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.model == "byte-level") != bool(self.pre):
+            expected = "the name of a pre-tokenizer" if self.model == "byte-level" else "no such key"
+            raise ContractError(f'tokenizer.pre = "{self.pre}": expected {expected} for model = "{self.model}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +177,7 @@ class Contract:
 
     def canonical(self) -> str:
         """The canonical form: JSON with sorted keys, no white space, floats as hexadecimal literals."""
-        sections = {
-            section: dataclasses.asdict(getattr(self, section)) for section in ("model", "tokenizer", "storage")
-        }
+        sections = {section: to_mapping(getattr(self, section)) for section in ("model", "tokenizer", "storage")}
         return json.dumps(_with_hex_floats(sections), sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -163,9 +214,34 @@ def _without_hex_floats(sections: object) -> dict[str, Any]:
     model = sections.get("model")
     if not isinstance(model, dict):
         return sections
-    floats = [field.name for field in dataclasses.fields(ModelSpec) if field.type is float]
-    read = {name: float.fromhex(model[name]) for name in floats if isinstance(model.get(name), str)}
-    return {**sections, "model": {**model, **read}}
+    read = _read_floats(model, ModelSpec)
+    if isinstance(scaling := model.get("rope_scaling"), dict):
+        read["rope_scaling"] = _read_floats(scaling, RopeScaling)
+    return {**sections, "model": read}
+
+
+def _read_floats(values: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    floats = [field.name for field in dataclasses.fields(kind) if field.type in (float, float | None)]
+    read = {name: float.fromhex(values[name]) for name in floats if isinstance(values.get(name), str)}
+    return {**values, **read}
+
+
+def _scaling_problems(scaling: RopeScaling) -> Iterator[str]:
+    if scaling.kind not in _SCALING_PARAMETERS:
+        yield f'kind = "{scaling.kind}": expected one of {", ".join(_SCALING_PARAMETERS)}'
+        return
+    for field in dataclasses.fields(RopeScaling)[1:]:
+        value, wanted = getattr(scaling, field.name), field.name in ("factor", *_SCALING_PARAMETERS[scaling.kind])
+        if wanted and value is None:
+            yield f'{field.name} is missing, which kind = "{scaling.kind}" needs'
+        elif not wanted and value is not None:
+            yield f'{field.name} = {value}: expected no such key for kind = "{scaling.kind}"'
+        elif value is not None and not 0 < value <= _LARGEST:
+            yield f"{field.name} = {value}: expected a number above 0 and at most {_LARGEST}"
+    for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
+        below, above = getattr(scaling, low), getattr(scaling, high)
+        if below is not None and above is not None and not below < above:
+            yield f"{low} = {below}: expected a number below {high} = {above}"
 
 
 def _model_problems(model: ModelSpec) -> list[str]:

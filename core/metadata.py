@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from conform.contract.spec import Contract
-from conform.core.checkpoint.vocabulary import Vocabulary
 from conform.core.errors import PluginError
 from conform.core.gguf.types import ValueType
 from conform.core.guard import guarded
 from conform.core.quantizer import Layout
+from conform.core.tokenizer.vocabulary import Vocabulary
 
 __all__ = [
     "ExportFacts",

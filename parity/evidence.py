@@ -8,10 +8,10 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.contract.inventory import inventory
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.errors import InputError
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request, RuntimeFault
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.verify import verify_file
 from conform.core.verify.source import check_pieces, origin_digests
 from conform.parity.candidate import Candidate, Source

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conform.contract.spec import ModelSpec
-from conform.core.checkpoint.vocabulary import Vocabulary
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
@@ -20,6 +19,7 @@ from conform.core.metadata import (
     string_array,
     u32,
 )
+from conform.core.tokenizer.vocabulary import Vocabulary
 from conform.plugins.hookspecs import hookimpl
 
 __all__ = ["GGUFMetadata", "conform_metadata_writers"]

@@ -105,7 +105,8 @@ def _hf_config(folder: Path) -> None:
 
 def _vocabulary(folder: Path) -> None:
     from conform.contract.load import load_contract
-    from conform.core.checkpoint.vocabulary import check_vocabulary, read_vocabulary
+    from conform.core.tokenizer.tokenizer import read_vocabulary
+    from conform.core.tokenizer.vocabulary import check_vocabulary
 
     check_vocabulary(read_vocabulary(folder / "tokenizer.model"), load_contract("tiny"))
 

@@ -1,1 +1,1 @@
-"""Checkpoints: safetensors, the sidecar and the tokenizer beside them."""
+"""Checkpoints: safetensors, and the sidecar beside them."""

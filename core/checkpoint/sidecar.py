@@ -1,6 +1,5 @@
 """Sidecar: conform.json, which binds a checkpoint's files to its contract; docs/reference/formats.md describes it."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from conform.contract.mapping import Rule, from_mapping
+from conform.contract.mapping import Rule, from_mapping, to_mapping
 from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
 from conform.core.files.atomic import write_atomically
@@ -89,8 +88,7 @@ def write_sidecar(folder: Path, sidecar: Sidecar) -> None:
 
     Raises CheckpointError when it cannot be written, or a measured number is NaN or infinite.
     """
-    stated = {key: value for key, value in dataclasses.asdict(sidecar).items() if value is not None}
-    data: dict[str, object] = {"format": _FORMAT, **stated}
+    data: dict[str, object] = {"format": _FORMAT, **to_mapping(sidecar)}
     try:
         text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:

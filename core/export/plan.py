@@ -12,7 +12,6 @@ from conform.contract.inventory import TensorSpec, inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint
-from conform.core.checkpoint.vocabulary import Vocabulary, check_vocabulary
 from conform.core.codec import Codec
 from conform.core.errors import PlanError, PluginError, QuantizeError
 from conform.core.export.policy import TypeOverride, storage
@@ -23,6 +22,7 @@ from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
 from conform.core.i2_s.format import layout_of_variant
 from conform.core.metadata import ExportFacts, KeyValue, gather_metadata
 from conform.core.quantizer import Float32
+from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 
 __all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
 

@@ -9,7 +9,6 @@ from conform.contract.inventory import inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
-from conform.core.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from conform.core.errors import CheckpointError, PlanError
 from conform.core.export.measure import mix_under
 from conform.core.export.plan import ExportPlan, check_export, plan_export
@@ -18,6 +17,8 @@ from conform.core.export.target import export_targets
 from conform.core.export.tuning import Tuning
 from conform.core.gguf.imatrix import check_imatrix, read_imatrix
 from conform.core.quantizer import Float32
+from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["ExportRequest", "ExportSource", "open_source", "plan_request"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
-from conform.core.checkpoint.vocabulary import PIECE_TYPES
 from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
 from conform.core.gguf.types import ValueType, ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
+from conform.core.tokenizer.vocabulary import PIECE_TYPES
 
 __all__ = ["check_keys"]
 

@@ -11,7 +11,6 @@ from conform.contract.inventory import TensorSpec, inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
-from conform.core.checkpoint.vocabulary import Vocabulary, check_vocabulary, read_vocabulary
 from conform.core.errors import CheckpointError, PluginError, QuantizeError
 from conform.core.export.cost import measure_cost
 from conform.core.export.transform import transform_of
@@ -20,6 +19,8 @@ from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import LAYOUT_KEY, USUAL_LAYOUT, variant_of_layout
 from conform.core.quantizer import Float32
+from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 from conform.core.verify.verify import Verification, open_gguf, verify_file
 
 __all__ = ["check_pieces", "origin_digests", "verify_against"]

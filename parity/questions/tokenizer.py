@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from conform.contract.spec import TokenizerSpec
-from conform.core.checkpoint.vocabulary import read_tokenizer
 from conform.core.errors import CheckpointError
 from conform.core.gguf.read import GGUFFile
+from conform.core.tokenizer.tokenizer import read_tokenizer
 
 __all__ = ["Pieces", "PromptTokenizer", "bos_ids", "open_tokenizer", "pieces_as_text", "printable_pieces"]
 

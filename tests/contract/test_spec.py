@@ -1,10 +1,12 @@
 import dataclasses
+import re
 
 import pytest
 
+from conform.contract.dump import dump_contract
 from conform.contract.errors import ContractError, InputError
 from conform.contract.load import load_contract, shipped_contracts
-from conform.contract.spec import Contract
+from conform.contract.spec import Contract, RopeScaling
 
 # Frozen: a contract is replaced by a new version under a new name, never edited.
 DIGESTS = {
@@ -106,3 +108,62 @@ def test_anything_but_the_canonical_form_is_refused(change, message):
     assert change(text) != text
     with pytest.raises(InputError, match=f"^here: {message}"):
         Contract.from_canonical(change(text), "x", "here")
+
+
+SCALINGS = [
+    {"kind": "linear", "factor": 4.0},
+    {
+        "kind": "llama3",
+        "factor": 8.0,
+        "original_context": 256,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    },
+    {
+        "kind": "yarn",
+        "factor": 4.0,
+        "original_context": 256,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "attention_factor": 1.1386294361119891,
+    },
+]
+
+
+def scaled(**scaling):
+    nano = load_contract("nano")
+    return dataclasses.replace(nano, model=dataclasses.replace(nano.model, rope_scaling=RopeScaling(**scaling)))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["kind"])
+def test_a_scaling_counts_in_the_digest_and_reads_back(scaling, tmp_path):
+    contract = scaled(**scaling)
+    assert contract.digest != load_contract("nano").digest
+    assert Contract.from_canonical(contract.canonical(), "nano", "x").model == contract.model
+    (tmp_path / "scaled.toml").write_text(dump_contract(contract))
+    assert load_contract(str(tmp_path / "scaled.toml")) == contract
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"kind": "dynamic", "factor": 2.0}, "rope_scaling.kind"),
+        ({"kind": "linear", "factor": 0.0}, "rope_scaling.factor = 0.0"),
+        ({"kind": "linear", "factor": 2.0, "beta_fast": 32.0}, "rope_scaling.beta_fast = 32.0: expected no such key"),
+        (SCALINGS[1] | {"original_context": None}, "rope_scaling.original_context is missing"),
+        (SCALINGS[1] | {"low_freq_factor": 4.0}, "low_freq_factor = 4.0: expected a number below high_freq_factor"),
+        (SCALINGS[2] | {"beta_slow": 64.0}, "beta_slow = 64.0: expected a number below beta_fast"),
+    ],
+)
+def test_a_scaling_has_exactly_the_parameters_of_its_kind(scaling, message):
+    with pytest.raises(ContractError, match=re.escape(message)):
+        RopeScaling(**scaling)
+
+
+def test_only_a_byte_level_tokenizer_names_a_pre_tokenizer():
+    recipe = load_contract("nano").tokenizer
+    with pytest.raises(ContractError, match=r"tokenizer\.pre"):
+        dataclasses.replace(recipe, pre="llama-bpe")
+    with pytest.raises(ContractError, match=r"tokenizer\.pre"):
+        dataclasses.replace(recipe, model="byte-level")
+    assert dataclasses.replace(recipe, model="byte-level", pre="llama-bpe").pre == "llama-bpe"

@@ -16,11 +16,11 @@ from conform.contract.load import load_contract
 from conform.contract.spec import Contract, ModelSpec
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from conform.contract.load import load_contract
-from conform.core.checkpoint.vocabulary import Vocabulary
 from conform.core.gguf.types import ValueType
 from conform.core.metadata import ExportFacts
 from conform.core.quantizer import Layout
+from conform.core.tokenizer.vocabulary import Vocabulary
 from conform.plugins.metadata_gguf import GGUFMetadata
 
 VOCABULARY = Vocabulary(

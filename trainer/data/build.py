@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from conform.core.checkpoint.vocabulary import read_tokenizer, read_vocabulary
 from conform.core.files.atomic import write_atomically
 from conform.core.files.cores import usable_cores
 from conform.core.files.lock import FolderLock
+from conform.core.tokenizer.tokenizer import read_tokenizer, read_vocabulary
 from conform.trainer.data.batches import Place, read_batches
 from conform.trainer.data.corpus import MAX_CHARS
 from conform.trainer.data.encode import Encoder, in_order

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conform.contract.finding import Finding, Severity
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.files.digest import file_sha256
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.trainer.data.journal import JOURNAL_NAME
 from conform.trainer.data.manifest import MANIFEST_NAME, SPLITS, TOKENIZER_NAME, Manifest, Shard, read_manifest
 from conform.trainer.data.shards import open_shard

@@ -12,12 +12,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from conform.contract.mapping import from_mapping
+from conform.contract.mapping import from_mapping, to_mapping
 from conform.contract.spec import Contract
-from conform.core.checkpoint.vocabulary import read_tokenizer
 from conform.core.files.atomic import write_atomically
 from conform.core.files.json import read_json_object
 from conform.core.files.lock import FolderLock
+from conform.core.tokenizer.tokenizer import read_tokenizer
 from conform.trainer.config import TrainConfig, config_to_toml, read_config
 from conform.trainer.data.manifest import manifest_digest, read_manifest
 from conform.trainer.errors import ConformError, InputError, TrainError
@@ -121,7 +121,7 @@ class RunFolder:
         settings = "# The resolved settings of this run.\n" + config_to_toml(record.config)
         with self._disk_errors():
             write_atomically(self.path / _CONFIG, settings.encode())
-            write_atomically(self.path / _RECORD, (json.dumps(dataclasses.asdict(stored), indent=1) + "\n").encode())
+            write_atomically(self.path / _RECORD, (json.dumps(to_mapping(stored), indent=1) + "\n").encode())
 
     def read_record(self) -> RunRecord:
         """The run's record as it was written: its data may have moved or changed since.

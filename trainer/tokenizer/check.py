@@ -6,13 +6,8 @@ from typing import Any
 
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
-from conform.core.checkpoint.vocabulary import (
-    PIECE_TYPES,
-    Vocabulary,
-    check_vocabulary,
-    read_tokenizer,
-    read_vocabulary,
-)
+from conform.core.tokenizer.tokenizer import read_tokenizer, read_vocabulary
+from conform.core.tokenizer.vocabulary import PIECE_TYPES, Vocabulary, check_vocabulary
 from conform.trainer.errors import TokenizerError
 from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS, RESERVED_TEXTS
 from conform.trainer.tokenizer.recipe import find_tokenizer

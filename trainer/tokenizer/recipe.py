@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from conform.contract.toml import toml_text
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.files.atomic import staged, write_atomically
 from conform.core.files.digest import file_sha256
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.trainer.data.corpus import MAX_CHARS, read_documents, refuse
 from conform.trainer.data.sources import Source, find_sources, source_sha256
 from conform.trainer.errors import DataError, TokenizerError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conform.core.checkpoint.vocabulary import read_tokenizer, read_vocabulary
+from conform.core.tokenizer.tokenizer import read_tokenizer, read_vocabulary
 from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS
 
 __all__ = ["TokenizerReport", "lost_in_round_trip", "measure"]

@@ -8,7 +8,7 @@ piece. A symbol that is not a piece becomes its UTF-8 bytes as `<0xNN>` pieces, 
 import heapq
 import re
 
-from conform.core.checkpoint.vocabulary import Vocabulary
+from conform.core.tokenizer.vocabulary import Vocabulary
 from conform.trainer.errors import TokenizerError
 
 __all__ = ["ScoreMerge"]

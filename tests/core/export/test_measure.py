@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.errors import PlanError
 from conform.core.export.measure import measure_options, mix_under
 from conform.core.export.plan import plan_export
 from conform.core.export.policy import TypeOverride
 from conform.core.export.run import run_export
+from conform.core.tokenizer.tokenizer import read_vocabulary
 
 QUANTS = ("i2_s", "q8_0", "f16")
 

@@ -5,13 +5,13 @@ import pytest
 
 from conform.contract.inventory import inventory
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.codec import Codec
 from conform.core.errors import PlanError, PluginError, QuantizeError
 from conform.core.export.plan import check_export, plan_export
 from conform.core.export.policy import TypeOverride
 from conform.core.export.tuning import Tuning
 from conform.core.quantizer import Layout
+from conform.core.tokenizer.tokenizer import read_vocabulary
 
 
 class OddSize:

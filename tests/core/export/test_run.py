@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 
 from conform.contract.finding import Finding
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.codec import Codec
 from conform.core.errors import CheckpointError, ExportError, PluginError
 from conform.core.export import run as export_module
@@ -27,6 +26,7 @@ from conform.core.gguf.read import read_gguf
 from conform.core.gguf.seal import SEAL_KEYS
 from conform.core.i2_s.ternary import effective
 from conform.core.metadata import OwnedWriter, string
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.verify import verify_file
 
 

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.errors import ExportError, GGUFError, PlanError
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.gguf.read import read_gguf
 from conform.core.i2_s.format import LAYOUTS
 from conform.core.i2_s.repack import SourceLayout, find_layout, repack
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.verify import verify_file
 
 NAMES = {"x86": "i2_s", "arm": "i2_s_arm", "rows": "i2_s_rows"}

@@ -7,7 +7,6 @@ import struct
 import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.errors import InputError
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
@@ -15,6 +14,7 @@ from conform.core.gguf.read import read_gguf
 from conform.core.gguf.types import GGML_TYPES, ValueType
 from conform.core.gguf.write import TensorEntry, encode_header
 from conform.core.metadata import KeyValue
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.verify import verify_file
 
 NAME = "a name for people, which other tools rewrite; no runtime computes with it"

@@ -112,7 +112,7 @@ def test_a_source_needs_a_tokenizer(exported, registry, make_checkpoint, micro_t
 
 
 def test_pieces_of_another_length_are_left_to_the_other_checks(exported, tmp_path, source):
-    from conform.core.checkpoint.vocabulary import read_vocabulary
+    from conform.core.tokenizer.tokenizer import read_vocabulary
 
     (tmp_path / "x.gguf").write_bytes(exported["bf16"])
     vocabulary = read_vocabulary(source / "tokenizer.model")

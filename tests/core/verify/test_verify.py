@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from conform.contract.errors import ContractError, InputError
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.checkpoint.vocabulary import read_vocabulary
 from conform.core.errors import GGUFError
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.gguf.read import read_gguf
 from conform.core.gguf.seal import SEAL_KEYS
 from conform.core.metadata import KeyValue, f32, i32_array, string, string_array, u32
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.verify import verify_file
 
 

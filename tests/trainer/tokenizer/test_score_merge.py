@@ -3,7 +3,8 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conform.core.checkpoint.vocabulary import Vocabulary, read_vocabulary
+from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.vocabulary import Vocabulary
 from conform.trainer.errors import TokenizerError
 from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS, RESERVED_TEXTS
 from conform.trainer.tokenizer.score_merge import ScoreMerge

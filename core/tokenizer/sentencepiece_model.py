@@ -1,4 +1,4 @@
-"""Vocabulary: a SentencePiece model file, read by a bounded parser of its protobuf; nothing is imported for it.
+"""SentencePiece model: its file, read by a bounded parser of its protobuf; nothing is imported for it.
 
 ModelProto        1: repeated SentencePiece   2: TrainerSpec   3: NormalizerSpec
 SentencePiece     1: piece   2: float score   3: type (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte)
@@ -9,110 +9,21 @@ NormalizerSpec    1: name   3: add_dummy_prefix   4: remove_extra_whitespaces   
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TypeAlias
 
-from conform.contract.bounded import read_bounded
-from conform.contract.finding import Finding
-from conform.contract.spec import Contract
-from conform.core.errors import CheckpointError
+from conform.core.tokenizer.vocabulary import PIECE_TYPES, Vocabulary
 
-__all__ = ["PIECE_TYPES", "Vocabulary", "check_vocabulary", "read_tokenizer", "read_vocabulary"]
-
-PIECE_TYPES: Mapping[int, str] = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
+__all__ = ["parse_sentencepiece"]
 
 _MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
-_LARGEST_FILE = 256 << 20
 _MOST_PIECES = 1 << 22
 
 _Wire: TypeAlias = int | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The pieces by id, with scores (float32 values) and types as GGUF numbers them, and how text is prepared.
-
-    An id of -1 means that there is no such piece; `digest` is the sha256 of the file.
-    """
-
-    pieces: tuple[str, ...]
-    scores: tuple[float, ...]
-    types: tuple[int, ...]
-    model: str
-    unk_id: int
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    byte_fallback: bool
-    normalization: str
-    add_dummy_prefix: bool
-    remove_extra_whitespaces: bool
-    escape_whitespaces: bool
-    digest: str
-
-
-def read_tokenizer(path: Path) -> bytes:
-    """The bytes of a tokenizer's file. Raises InputError when it cannot be read or is larger than any tokenizer."""
-    return read_bounded(path, _LARGEST_FILE, "a tokenizer")
-
-
-def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece model.
-
-    Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is not such a model.
-    """
-    try:
-        return _parse(read_tokenizer(path))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
-
-
-def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding]:
-    """Everything in which a tokenizer is not the one that the contract describes."""
-    spec = contract.tokenizer
-    pairs: list[tuple[str, object, object]] = [
-        ("model", spec.model, vocabulary.model),
-        ("byte_fallback", spec.byte_fallback, vocabulary.byte_fallback),
-        ("normalization", spec.normalization, vocabulary.normalization),
-        ("add_dummy_prefix", spec.add_dummy_prefix, vocabulary.add_dummy_prefix),
-        ("remove_extra_whitespaces", spec.remove_extra_whitespaces, vocabulary.remove_extra_whitespaces),
-        ("unk_id", spec.unk_id, vocabulary.unk_id),
-        ("bos_id", spec.bos_id, vocabulary.bos_id),
-        ("eos_id", spec.eos_id, vocabulary.eos_id),
-        ("pad_id", spec.pad_id, vocabulary.pad_id),
-    ]
-    findings = [
-        Finding("error", f"tokenizer.{key}", str(expected), str(found))
-        for key, expected, found in pairs
-        if expected != found
-    ]
-    if spec.sha256 and spec.sha256 != vocabulary.digest:
-        findings.append(Finding("error", "tokenizer.sha256", spec.sha256, vocabulary.digest))
-    return [*_check_size(vocabulary, contract), *findings, *_check_pieces(vocabulary)]
-
-
-def _check_size(vocabulary: Vocabulary, contract: Contract) -> Iterator[Finding]:
-    count = len(vocabulary.pieces)
-    if count != contract.model.vocab:
-        hint = (
-            "train the tokenizer with that vocabulary size; a runtime cannot know of embedding rows that have no piece"
-        )
-        yield Finding("error", "tokenizer", f"{contract.model.vocab} pieces", f"{count} pieces", hint)
-
-
-def _check_pieces(vocabulary: Vocabulary) -> Iterator[Finding]:
-    first: dict[str, int] = {}
-    for number, piece in enumerate(vocabulary.pieces):
-        if not piece:
-            yield Finding("error", f"tokenizer piece {number}", "a text", "an empty piece")
-        elif piece in first:
-            yield Finding("error", f"tokenizer piece {number}", "a text of its own", f"that of piece {first[piece]}")
-        first.setdefault(piece, number)
-
-
-def _parse(content: bytes) -> Vocabulary:
+def parse_sentencepiece(content: bytes) -> Vocabulary:
+    """The vocabulary that these bytes hold. Raises ValueError saying why they are not a SentencePiece model."""
     pieces: list[tuple[str, float, int]] = []
     trainer: dict[int, _Wire] = {}
     normalizer: dict[int, _Wire] = {}

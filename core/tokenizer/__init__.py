@@ -1,0 +1,1 @@
+"""Tokenizers: their files, the vocabularies that these hold, and what a contract asks of them."""
