@@ -1,15 +1,57 @@
-"""Tokenizer: the file beside a checkpoint that says how text becomes ids, read within bounds."""
+"""Tokenizer: the files beside a checkpoint that say how text becomes ids, read within bounds."""
 
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from conform.contract.bounded import read_bounded
+from conform.contract.finding import Finding
+from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
-from conform.core.tokenizer.sentencepiece_model import parse_sentencepiece
+from conform.core.tokenizer.agreement import check_agreement, load_sentencepiece
+from conform.core.tokenizer.check import check_model
+from conform.core.tokenizer.completed import check_settings, completed
+from conform.core.tokenizer.sentencepiece_model import parse_sentencepiece, with_dummy_prefix
+from conform.core.tokenizer.settings import read_settings, tokenizer_digest
 from conform.core.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["read_tokenizer", "read_vocabulary"]
+__all__ = ["Tokenizer", "read_tokenizer", "read_vocabulary", "tokenizer_of"]
 
 _LARGEST_FILE = 256 << 20
+_MODELS = ("bpe", "byte-level")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A checkpoint's tokenizer: the vocabulary with a piece for each embedding row, and what its files say against it.
+
+    `findings` are about the files themselves; what `check_vocabulary` finds is not among them.
+    """
+
+    vocabulary: Vocabulary
+    findings: tuple[Finding, ...]
+
+
+def tokenizer_of(path: Path, contract: Contract) -> Tokenizer:
+    """The tokenizer in that file with the settings beside it, as a checkpoint of that contract means it.
+
+    Raises InputError naming the file that cannot be read, or that demands what no contract can express.
+    """
+    model = read_vocabulary(path)
+    if model.model not in _MODELS:
+        raise CheckpointError(
+            f"{path}: a SentencePiece model of type {model.model}; a contract can express bpe only, because a runtime "
+            "that merges by score gives other ids"
+        )
+    settings = read_settings(path.parent, with_pipeline=model.model != "byte-level")
+    whole = completed(model, settings, contract.model.vocab)
+    findings = [*check_settings(model, settings, contract)]
+    if model.model != "byte-level":
+        findings += [*check_model(model, contract.tokenizer), *_check_agreement(path, model, whole.add_dummy_prefix)]
+    digest = tokenizer_digest(path)
+    provenance = "" if digest == model.digest else digest
+    return Tokenizer(dataclasses.replace(whole, provenance=provenance), tuple(findings))
 
 
 def read_tokenizer(path: Path) -> bytes:
@@ -26,3 +68,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
         return parse_sentencepiece(read_tokenizer(path))
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+
+
+def _check_agreement(path: Path, model: Vocabulary, dummy_prefix: bool) -> Iterator[Finding]:
+    processor = load_sentencepiece(with_dummy_prefix(read_tokenizer(path), dummy_prefix), path)
+    yield from check_agreement(model, processor, dummy_prefix)
