@@ -41,14 +41,17 @@ def completed(vocabulary: Vocabulary, settings: TokenizerSettings, rows: int) ->
         if token.id < len(pieces):
             pieces[token.id] = _with_token(pieces[token.id], token)
     texts, scores, types = zip(*pieces, strict=True)
-    ids = _special_ids(vocabulary, settings, {text: number for number, text in reversed(list(enumerate(texts)))})
+    number_of = {text: number for number, text in reversed(list(enumerate(texts)))}
     prefix = settings.add_prefix_space
     return dataclasses.replace(
         vocabulary,
         pieces=texts,
         scores=scores if vocabulary.scores else (),
         types=types,
-        **ids,
+        unk_id=_special_id(vocabulary.unk_id, settings.unk, number_of),
+        bos_id=_special_id(vocabulary.bos_id, settings.bos, number_of),
+        eos_id=_special_id(vocabulary.eos_id, settings.eos, number_of),
+        pad_id=_special_id(vocabulary.pad_id, settings.pad, number_of),
         add_dummy_prefix=vocabulary.add_dummy_prefix if prefix is None else prefix,
         add_bos=vocabulary.add_bos if settings.add_bos is None else settings.add_bos,
         add_eos=vocabulary.add_eos if settings.add_eos is None else settings.add_eos,
@@ -77,22 +80,19 @@ def check_settings(vocabulary: Vocabulary, settings: TokenizerSettings, contract
 
 
 def _with_token(piece: _Piece, token: AddedToken) -> _Piece:
-    if token.text == piece.text and (token.special or piece.kind == _BYTE):
-        # It is in the model already; only a piece that text could become has to become special.
-        return piece._replace(kind=_CONTROL) if piece.kind in (_NORMAL, _USER_DEFINED, _UNUSED) else piece
-    if token.special:
-        return _Piece(token.text, _ADDED_SCORE, _CONTROL)
-    # A runtime looks for these pieces in the text as it stands, before spaces are marked.
-    return _Piece(token.text.replace("\u2581", " "), _ADDED_SCORE, _USER_DEFINED)
+    """What stands at the id of an added token: the model's own piece where it is of that kind already."""
+    kind = _CONTROL if token.special else _USER_DEFINED
+    if token.text == piece.text:
+        # Unknown and byte pieces are special enough: no text is merged into them.
+        kept = (kind, _UNKNOWN, _BYTE) if token.special else (kind,)
+        return piece if piece.kind in kept else piece._replace(kind=kind)
+    # A runtime looks for user-defined pieces in the text as it stands, before spaces are marked.
+    return _Piece(token.text if token.special else token.text.replace("\u2581", " "), _ADDED_SCORE, kind)
 
 
-def _special_ids(vocabulary: Vocabulary, settings: TokenizerSettings, number_of: Mapping[str, int]) -> dict[str, int]:
-    """The ids of the special tokens, -1 for one that is named but has no piece."""
-    return {
-        f"{role}_id": getattr(vocabulary, f"{role}_id") if text is None else number_of.get(text, -1)
-        for role in ("unk", "bos", "eos", "pad")
-        for text in [getattr(settings, role)]
-    }
+def _special_id(own: int, stated: str | None, number_of: Mapping[str, int]) -> int:
+    """The id of a special token, -1 for one that the settings name and that has no piece."""
+    return own if stated is None else number_of.get(stated, -1)
 
 
 def _check_rows(count: int, settings: TokenizerSettings, rows: int) -> Iterator[Finding]:

@@ -102,7 +102,7 @@ def _puts_prefix(step: Mapping[str, Any], where: str) -> bool:
         return False
     if kind == "Metaspace" and step.get("replacement", _MARK) == _MARK:
         if "prepend_scheme" in step:
-            return step["prepend_scheme"] != "never"
+            return bool(step["prepend_scheme"] != "never")
         return step.get("add_prefix_space", True) is not False
     raise CheckpointError(
         f"{where}: {shown(kind)} prepares text in a way that SentencePiece with identity normalisation does not; "

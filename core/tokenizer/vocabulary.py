@@ -51,6 +51,7 @@ def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding
     spec = contract.tokenizer
     pairs: list[tuple[str, object, object]] = [
         ("model", spec.model, vocabulary.model),
+        ("pre", spec.pre, vocabulary.pre),
         ("byte_fallback", spec.byte_fallback, vocabulary.byte_fallback),
         ("normalization", spec.normalization, vocabulary.normalization),
         ("add_dummy_prefix", spec.add_dummy_prefix, vocabulary.add_dummy_prefix),
