@@ -35,6 +35,8 @@ class Vocabulary:
     digest: str
     merges: tuple[str, ...] = ()
     pre: str = ""
+    add_bos: bool | None = None
+    add_eos: bool | None = None
 
 
 def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding]:
