@@ -60,9 +60,9 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """The SentencePiece model beside the weights, or None."""
-        path = self.folder / "tokenizer.model"
-        return path if path.is_file() else None
+        """The tokenizer beside the weights, a SentencePiece model before a tokenizer.json, or None."""
+        paths = (self.folder / name for name in ("tokenizer.model", "tokenizer.json"))
+        return next((path for path in paths if path.is_file()), None)
 
     @property
     def config_path(self) -> Path | None:

@@ -55,6 +55,7 @@ def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding
         ("bos_id", spec.bos_id, vocabulary.bos_id),
         ("eos_id", spec.eos_id, vocabulary.eos_id),
         ("pad_id", spec.pad_id, vocabulary.pad_id),
+        ("pre", spec.pre, vocabulary.pre),
     ]
     findings = [
         Finding("error", f"tokenizer.{key}", str(expected), str(found))
