@@ -32,8 +32,10 @@ from conform.parity.rungs.likelihood import LikelihoodChanges, RuntimeChange
 from conform.parity.rungs.localise import DivergingVector, first_diverging_vector
 from conform.parity.rungs.quantisation import FileDivergence
 from conform.parity.rungs.sampling import SampledRun
+from conform.parity.rungs.source import CheckedSource, UncheckedSource
 from conform.parity.rungs.tokens import PrintedPieces, Tokenisation, TokenisedText
 from conform.parity.rungs.weights import StoredTensor, StoredWeights
+from conform.parity.source_check import SourceCheck, check_source, source_sequences
 
 __all__ = ["Evidence"]
 
@@ -47,9 +49,11 @@ class Evidence:
     Every figure is computed once, when a rung first asks for it.
     """
 
-    def __init__(self, candidate: Candidate, scope: Scope, progress: Progress) -> None:
+    def __init__(self, candidate: Candidate, scope: Scope, progress: Progress, *, assume_source: bool = False) -> None:
         self._candidate = candidate
         self._scope = scope
+        self._progress = progress
+        self._assume_source = assume_source
         self.observation = Observation(candidate, scope, self._temperature, progress)
         self.references = References(candidate, self.observation)
 
@@ -106,6 +110,25 @@ class Evidence:
             best=self.comparison.best,
             debug_error=self._debug_error(),
         )
+
+    @property
+    def source(self) -> CheckedSource | UncheckedSource | None:
+        """Conform's reading of the checkpoint beside another implementation's; None without a checkpoint."""
+        check = self.source_check
+        if check is None or isinstance(check.seen, CheckedSource):
+            return check.seen if check else None
+        return replace(check.seen, waiver=self._waiver())
+
+    @cached_property
+    def source_check(self) -> SourceCheck | None:
+        """What another implementation computes over the checkpoint; None without one."""
+        source = self._candidate.source
+        if source is None:
+            return None
+        self._progress("asking another implementation", 0, 1)
+        check = check_source(source, source_sequences(source, self._candidate.tokenizer, self._scope.longest))
+        self._progress("asking another implementation", 1, 1)
+        return check
 
     @property
     def quantisation(self) -> FileDivergence | None:
@@ -204,6 +227,13 @@ class Evidence:
         judged = np.array([seen.sequence.kind != "sampled" for seen, _ in self.observation.rows], dtype=np.bool_)
         compared = self.comparison
         return Agreement(compared.runtime, compared.noise, compared.flips, judged)
+
+    def _waiver(self) -> str:
+        """Why a source that could not be checked is taken as it is read; "" where it is not."""
+        if self._assume_source:
+            return "assumed, as --assume-source says"
+        source = self._candidate.source
+        return "not required, as conform trained it" if source and source.trained_here else ""
 
     def _temperature(self, ids: tuple[int, ...]) -> float:
         return self.references.temperature(ids)
