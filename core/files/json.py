@@ -9,6 +9,7 @@ from typing import Any
 
 from conform.contract.bounded import read_bounded
 from conform.contract.errors import InputError
+from conform.core.files.sight import HEAD, mistaken
 
 __all__ = ["read_json_object"]
 
@@ -31,7 +32,8 @@ def read_json_object(path: Path, what: str, *, largest: int = _LARGEST_JSON, adv
         if _SURROGATE.search(content):
             _refuse_half_pairs(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not {what}: not JSON: {str(error)[:80]}{tail}") from error
+        reason = mistaken(content[:HEAD], what) if content[:1] not in b"[{" else ""
+        raise InputError(f"{path}: {reason or f'not {what}: not JSON: {str(error)[:80]}'}{tail}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not {what}: expected a JSON object, found {type(data).__name__}{tail}")
     return data

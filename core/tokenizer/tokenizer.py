@@ -4,6 +4,7 @@ from pathlib import Path
 
 from conform.contract.bounded import read_bounded
 from conform.core.errors import CheckpointError
+from conform.core.files.sight import HEAD, mistaken
 from conform.core.tokenizer.sentencepiece_model import parse_sentencepiece
 from conform.core.tokenizer.vocabulary import Vocabulary
 
@@ -22,7 +23,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
     Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is not such a model.
     """
+    content = read_tokenizer(path)
     try:
-        return parse_sentencepiece(read_tokenizer(path))
+        return parse_sentencepiece(content)
     except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+        advice = "give the SentencePiece model, or the tokenizer.json, of this checkpoint"
+        sentence = mistaken(content[:HEAD], "a SentencePiece model", advice)
+        raise CheckpointError(f"{path}: {sentence or f'not a SentencePiece model: {error}'}") from error
