@@ -22,7 +22,6 @@ from conform.core.checkpoint.stored_weights import join_weights
 from conform.core.checkpoint.weight import Weight, check_finite, equal_values, read_weight
 from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
-from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
 
 __all__ = ["Checkpoint", "contract_of", "open_checkpoint"]
@@ -209,10 +208,9 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
     if sidecar is not None:
         return sidecar.contract
     if checkpoint.config_path is not None:
-        from conform.contract.infer import contract_from_hf_config
+        from conform.core.checkpoint.inference import infer_checkpoint
 
-        config = read_json_object(checkpoint.config_path, "a Hugging Face configuration")
-        return contract_from_hf_config(config, checkpoint.folder.resolve().name)
+        return infer_checkpoint(checkpoint.folder).contract
     raise CheckpointError(
         f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights says what the model is; "
         "name its contract with --contract"
