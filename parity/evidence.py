@@ -96,7 +96,7 @@ class Evidence:
         source = self._candidate.source
         if source is None:
             return None
-        return StoredWeights(self._stored(source, digests), digests, source.contract.model.linear == "ternary")
+        return StoredWeights(self._stored(source, digests), digests, source.contract.model.is_ternary)
 
     @cached_property
     def implementation(self) -> WatchedPositions:

@@ -46,6 +46,7 @@ _BITS = {
 class StoredTensor:
     """Where one tensor lies: its file, its absolute offset and its size in bytes."""
 
+    name: str
     path: Path
     dtype: str
     shape: tuple[int, ...]
@@ -117,7 +118,7 @@ def _tensor(path: Path, name: str, entry: object, data_start: int) -> StoredTens
             f"{path}: {name}: {offsets[1] - offsets[0]} bytes of data, but {dtype} of shape {tuple(shape)} "
             f"takes {expected}"
         )
-    return StoredTensor(path, dtype, tuple(shape), data_start + offsets[0], expected)
+    return StoredTensor(name, path, dtype, tuple(shape), data_start + offsets[0], expected)
 
 
 def _whole_numbers(value: object) -> bool:

@@ -2,8 +2,10 @@
 
 ModelProto        1: repeated SentencePiece   2: TrainerSpec   3: NormalizerSpec
 SentencePiece     1: piece   2: float score   3: type (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte)
-TrainerSpec       3: model_type (1 unigram, 2 bpe, 3 word, 4 char)   35: byte_fallback   40..43: unk, bos, eos, pad id
-NormalizerSpec    1: name   3: add_dummy_prefix   4: remove_extra_whitespaces   5: escape_whitespaces
+TrainerSpec       3: model_type (1 unigram, 2 bpe, 3 word, 4 char)   24: treat_whitespace_as_suffix   35: byte_fallback
+                  40..43: unk, bos, eos, pad id
+NormalizerSpec    1: name   2: precompiled_charsmap   3: add_dummy_prefix   4: remove_extra_whitespaces
+                  5: escape_whitespaces
 """
 
 import hashlib
@@ -57,6 +59,8 @@ def parse_sentencepiece(content: bytes) -> Vocabulary:
         remove_extra_whitespaces=bool(normalizer.get(4, 1)),
         escape_whitespaces=bool(normalizer.get(5, 1)),
         digest=hashlib.sha256(content).hexdigest(),
+        whitespace_as_suffix=bool(trainer.get(24, 0)),
+        rewrites_characters=bool(normalizer.get(2, b"")),
     )
 
 

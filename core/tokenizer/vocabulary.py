@@ -16,7 +16,8 @@ class Vocabulary:
     """The pieces by id, with scores (float32 values) and types as GGUF numbers them, and how text is prepared.
 
     An id of -1 means that there is no such piece; `digest` is the sha256 of the file. `merges` and `pre` belong to a
-    byte-level BPE: pairs of pieces joined by a space, the first to be merged first, and its pre-tokenizer.
+    byte-level BPE: pairs of pieces joined by a space, the first to be merged first, and its pre-tokenizer. A model with
+    `whitespace_as_suffix` puts the dummy prefix behind a text, one that `rewrites_characters` holds a table for it.
     """
 
     pieces: tuple[str, ...]
@@ -35,6 +36,8 @@ class Vocabulary:
     digest: str
     merges: tuple[str, ...] = ()
     pre: str = ""
+    whitespace_as_suffix: bool = False
+    rewrites_characters: bool = False
 
 
 def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding]:

@@ -96,8 +96,8 @@ def _check_weights(
     if seen is None or seen.shape != spec.shape:
         yield Finding("error", spec.gguf_name, f"{spec.name} of that shape in {source.path}", "no such tensor")
         return
-    values = transform_of(contract.model, spec).apply(source.read(spec.name))
     try:
+        values = transform_of(contract.model, spec).apply(source.read(spec.name))
         problem = _difference(file, spec, values, contract, catalog)
     except (PluginError, QuantizeError) as error:
         problem = f"bytes that cannot be compared: {error}"
@@ -120,7 +120,7 @@ def _difference(file: GGUFFile, spec: TensorSpec, values: Float32, contract: Con
     if name in _CASTS:
         return "" if np.array_equal(packed, codec.pack(tensor.name, values)) else f"other values in {name}"
     decoded = codec.unpack(tensor.name, np.ascontiguousarray(packed), spec.shape)
-    if name == "i2_s" and contract.model.linear == "ternary" and spec.storage_class == "linear":
+    if name == "i2_s" and contract.model.is_ternary and spec.storage_class == "linear":
         return "" if np.array_equal(decoded, values) else "other ternary values in i2_s"
     error = measure_cost(values, decoded).relative_error
     return "" if error < 1 else f"values in {name} whose relative error is {error:.3g}"

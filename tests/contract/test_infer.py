@@ -1,7 +1,7 @@
 import pytest
 
 from conform.contract.errors import InputError
-from conform.contract.infer import contract_from_hf_config
+from conform.contract.infer import infer_contract
 
 LLAMA = {
     "model_type": "llama",
@@ -20,19 +20,24 @@ LLAMA = {
 
 
 def test_a_llama_config_gives_its_parameters():
-    model = contract_from_hf_config(LLAMA, "tinyllama").model
+    model = infer_contract(LLAMA, "tinyllama").contract.model
     assert model.parameters == 1_100_048_384
     assert (model.head_dim, model.rope_base, model.dtype) == (64, 10000.0, "bf16")
 
 
 def test_newer_configs_keep_rope_elsewhere():
     config = LLAMA | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
-    assert contract_from_hf_config(config, "x").model.rope_base == 500000.0
+    assert infer_contract(config, "x").contract.model.rope_base == 500000.0
 
 
 def test_bitnet_has_sub_norms_and_ternary_linears():
     config = LLAMA | {"model_type": "bitnet", "hidden_act": "relu2", "tie_word_embeddings": True}
-    model = contract_from_hf_config(config, "x").model
+    config["quantization_config"] = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "online",
+    }
+    model = infer_contract(config, "x").contract.model
     assert (model.architecture, model.sub_norms, model.linear) == ("bitnet-b1.58", True, "ternary")
 
 
@@ -42,18 +47,18 @@ def test_bitnet_has_sub_norms_and_ternary_linears():
         ({"model_type": "gpt2"}, "model_type = 'gpt2'"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope scaling = 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4}}, "rope_scaling.type = 'dynamic'"),
         ({"hidden_size": "2048"}, "hidden_size"),
         ({"num_attention_heads": 0}, "heads = 0"),
         ({"num_key_value_heads": 0}, "kv_heads = 0"),
         ({"head_dim": 0}, "head_dim = 0"),
         ({"rope_scaling": "linear"}, "rope_scaling = 'linear': expected a JSON object or null"),
         ({"rope_parameters": [8.0]}, "rope_parameters = .*: expected a JSON object or null"),
-        ({"rope_theta": 10**400}, "rope_base = 1000"),
-        ({"tie_word_embeddings": "false"}, "tied_embeddings = 'false'"),
-        ({"tie_word_embeddings": 1}, "tied_embeddings = 1"),
+        ({"rope_theta": 10**400}, "rope_theta = 1000"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1"),
     ],
 )
 def test_what_no_contract_expresses_is_named(change, message):
     with pytest.raises(InputError, match=message):
-        contract_from_hf_config(LLAMA | change, "x")
+        infer_contract(LLAMA | change, "x")

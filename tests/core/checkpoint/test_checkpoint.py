@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conform.contract.check import TensorSeen
+from conform.contract.dump import dump_contract
 from conform.core.checkpoint.checkpoint import contract_of, newest_checkpoint, open_checkpoint
 from conform.core.errors import CheckpointError, InputError
 
@@ -204,6 +206,27 @@ def test_a_tied_copy_is_dropped_when_it_is_one(checkpoint):
         open_checkpoint(checkpoint).without_tied_copy()
 
 
+def test_a_tied_copy_in_another_dtype_is_one_when_its_values_are_the_same(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["lm_head.weight"] = weights[EMBEDDING].astype(np.float16)
+    weights[EMBEDDING] = weights["lm_head.weight"].astype(np.float32)
+    save_file(weights, checkpoint / "model.safetensors")
+    assert "lm_head.weight" not in open_checkpoint(checkpoint).without_tied_copy().tensors
+
+
+def test_the_file_of_a_tied_copy_stays_part_of_the_digest(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    weights = load_file(checkpoint / "model.safetensors") | {"lm_head.weight": np.ones((2, 2), np.float32)}
+    weights["lm_head.weight"] = weights[EMBEDDING].copy()
+    save_file(weights, checkpoint / "model.safetensors")
+    shard(checkpoint, split=1)  # sorted by name, lm_head.weight is alone in the first shard
+    opened = open_checkpoint(checkpoint)
+    tied = opened.without_tied_copy()
+    assert tied.digest == opened.digest
+    tied.check_unchanged()
+
+
 def test_the_newest_checkpoint_is_the_one_finished_last(tmp_path, micro, tokenizer_bytes):
     for age, name in enumerate(["one/checkpoints/step-00000002", "one/checkpoints/step-00000010", "two"]):
         (tmp_path / name).mkdir(parents=True)
@@ -248,6 +271,52 @@ def test_without_a_sidecar_config_json_tells_or_the_user_must(checkpoint):
     }
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert contract_of(open_checkpoint(checkpoint), None).model.ffn == 512
+
+
+PACKED = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+
+
+def test_config_json_says_how_the_weights_are_stored(tmp_path):
+    save_file(
+        {"w.weight": np.full((2, 3), 0b10_01_00_10, np.uint8), "w.weight_scale": np.ones(1, np.float32)},
+        tmp_path / "model.safetensors",
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": PACKED}))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        opened = open_checkpoint(path)
+        assert opened.tensors == {"w.weight": TensorSeen((8, 3), "F32")}
+        assert opened.read("w.weight")[:, 0].tolist() == [1, 1, -1, -1, 0, 0, 1, 1]
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(InputError, match=r"config\.json: .*'gptq'"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_the_trainer_is_stored_plainly_whatever_config_json_says(checkpoint):
+    (checkpoint / "config.json").write_text(json.dumps({"quantization_config": PACKED}))
+    assert open_checkpoint(checkpoint).form.weights == "plain"
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "other"), [("online", "ternary", "dense"), ("offline", "ternary-stored", "ternary")]
+)
+def test_a_contract_that_reads_the_weights_otherwise_than_config_json_is_refused(
+    checkpoint, tmp_path, micro, mode, kind, other
+):
+    (checkpoint / "conform.json").unlink()
+    (checkpoint / "config.json").write_text(json.dumps({"quantization_config": PACKED | {"quantization_mode": mode}}))
+    weights = load_file(checkpoint / "model.safetensors")
+    if mode == "offline":
+        for name in [name for name in weights if name.endswith("_proj.weight")]:
+            weights[f"{name}_scale"] = np.ones(1, np.float32)
+            weights[name] = np.sign(weights[name])
+        save_file(weights, checkpoint / "model.safetensors")
+    opened = open_checkpoint(checkpoint)
+    for linear in (kind, other):
+        contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, linear=linear))
+        (tmp_path / f"{linear}.toml").write_text(dump_contract(contract))
+    assert contract_of(opened, str(tmp_path / f"{kind}.toml")).model.linear == kind
+    with pytest.raises(CheckpointError, match=f'linear = "{kind}"'):
+        contract_of(opened, str(tmp_path / f"{other}.toml"))
 
 
 def test_a_checkpoint_that_stays_as_it_is_has_not_changed(checkpoint):
