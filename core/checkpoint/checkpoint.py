@@ -16,6 +16,7 @@ from conform.core.checkpoint.stored_weights import join_weights
 from conform.core.checkpoint.weight import Weight, check_finite, equal_values, read_weight
 from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
+from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
 
 __all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
