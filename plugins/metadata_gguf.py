@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conform.contract.spec import ModelSpec
+from conform.contract.spec import ModelSpec, TokenizerSpec
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
@@ -39,7 +39,7 @@ class GGUFMetadata:
         return {
             **_general(facts),
             **_architecture(facts.contract.model),
-            **_tokenizer(facts.vocabulary, facts.contract.tokenizer.add_bos),
+            **_tokenizer(facts.vocabulary, facts.contract.tokenizer),
             **_provenance(facts),
         }
 
@@ -82,7 +82,7 @@ def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
     return {f"{model.architecture}.{key}": value for key, value in keys.items()}
 
 
-def _tokenizer(vocabulary: Vocabulary, add_bos: bool) -> dict[str, KeyValue]:
+def _tokenizer(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
     ids = {
         "bos": vocabulary.bos_id,
         "eos": vocabulary.eos_id,
@@ -96,11 +96,17 @@ def _tokenizer(vocabulary: Vocabulary, add_bos: bool) -> dict[str, KeyValue]:
         "tokenizer.ggml.scores": f32_array(vocabulary.scores),
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
         **{f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0},
-        "tokenizer.ggml.add_bos_token": boolean(add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(False),
+        "tokenizer.ggml.add_bos_token": boolean(spec.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(spec.add_eos),
         "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
         "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
+        **_chat_template(vocabulary),
     }
+
+
+def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    template = vocabulary.chat_template
+    return {} if template is None else {"tokenizer.chat_template": string(template)}
 
 
 def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
@@ -109,7 +115,7 @@ def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
         "conform.contract.digest": string(facts.contract.digest),
         "conform.contract": string(facts.contract.canonical()),
         "conform.checkpoint.digest": string(facts.checkpoint_digest),
-        "conform.tokenizer.digest": string(facts.vocabulary.digest),
+        "conform.tokenizer.digest": string(facts.vocabulary.provenance or facts.vocabulary.digest),
         "conform.quantizers": string_array(facts.quantizers),
         "conform.plugins": string_array(facts.plugins),
     }
