@@ -8,7 +8,7 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.core.gguf.types import I2_S, ggml_type
-from conform.core.i2_s.ternary import effective
+from conform.core.i2_s.ternary import effective, exact_scale
 from conform.core.quantizer import Float32
 from conform.parity.rungs.ceilings import ceiling_of_type
 from conform.parity.verdict import Measurement, RungResult, judged, not_run
@@ -129,8 +129,9 @@ def _exact(kind: str, type_id: int, expected: Float32, ternary: bool) -> Float32
     """The values that the type must hold bit for bit; None for a type that is lossy on these."""
     if type_id != I2_S:
         return _cast(kind, expected)
-    ternarised = effective(expected)
-    return ternarised if ternary or np.array_equal(ternarised, expected) else None
+    if exact_scale(expected) is not None or not expected.any():
+        return expected
+    return effective(expected) if ternary else None
 
 
 def _ceiling(kind: str, type_id: int, ternary: bool) -> float:

@@ -8,7 +8,7 @@ from conform.parity.questions.start import StartPrompt, find_start_prompt
 from conform.parity.questions.tokenizer import open_tokenizer
 from conform.parity.selftest.faulty_runtimes import FaultyRuntime, build_faulty
 
-ENCODE = "internal/vocab/encode.go"
+ENCODE = "internal/vocab/vocabulary.go"
 GUARD = '\tif text == "" {\n\t\treturn tokens\n\t}\n'
 SPACE = FaultyRuntime("space", "an empty prompt is a space", "tokens", (Edit(ENCODE, GUARD, ""),))
 MAIN = "cmd/bitnet/main.go"
