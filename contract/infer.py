@@ -32,6 +32,7 @@ SENTENCEPIECE_BPE = TokenizerSpec(
 STANDARD_STORAGE = StoragePolicy(norm="f32", embedding="f16", output="f16", linear="quant")
 
 _MODEL_TYPE = "model_type"
+_WHY = "Inferred from the checkpoint's config.json."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Origin:
     """Where a field of the contract comes from: a key of config.json, or a default with its source."""
 
     field: str
-    value: str
+    value: Any
     source: str
 
 
@@ -95,14 +96,13 @@ def infer_contract(
         "tokenizer": _recipe(settings) if tokenizer is None else _read(tokenizer, tokenizer_origins or {}),
         "storage": _all_from(STANDARD_STORAGE, "the storage of the shipped contracts"),
     }
-    values = {section: {key: _plain(fact.value) for key, fact in facts.items()} for section, facts in sections.items()}
-    why = "Inferred from the checkpoint's config.json."
-    contract = from_mapping(Contract, {"name": name, "why": why, **values}, where)
     origins = [
-        Origin(f"{section}.{key}", str(fact.value), fact.source)
+        Origin(f"{section}.{key}", _plain(fact.value), fact.source)
         for section, facts in sections.items()
         for key, fact in facts.items()
     ]
+    values = {section: {key: _plain(fact.value) for key, fact in facts.items()} for section, facts in sections.items()}
+    contract = from_mapping(Contract, {"name": name, "why": _WHY, **values}, where)
     return Inference(contract, stored, tuple(origins), (*ignored, *_overruled_ids(config, tokenizer)))
 
 

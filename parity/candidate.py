@@ -29,6 +29,18 @@ class Source:
     checkpoint: Checkpoint
     contract: Contract
 
+    @property
+    def trained_here(self) -> bool:
+        """Whether the sidecar says that conform's own trainer wrote the checkpoint, by the contract beside it."""
+        sidecar = self.checkpoint.sidecar
+        return sidecar is not None and sidecar.trainer is not None
+
+    def is_same(self, other: "Source") -> bool:
+        """Whether both are the same weights, read by the same contract."""
+        mine, theirs = self.checkpoint, other.checkpoint
+        same_place = mine.path.resolve() == theirs.path.resolve()
+        return same_place and mine.digest == theirs.digest and self.contract == other.contract
+
     def stored(self, spec: TensorSpec) -> Float32:
         """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
         return transform_of(self.contract.model, spec).apply(self.checkpoint.read(spec.name))

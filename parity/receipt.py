@@ -15,8 +15,10 @@ from conform.core.runtime import Limits
 from conform.parity.candidate import Candidate
 from conform.parity.custody import Kept
 from conform.parity.questions.sequences import Scope, WatchedSequence
+from conform.parity.source_check import SourceCheck
+from conform.parity.verdict import RungResult
 
-__all__ = ["receipt"]
+__all__ = ["receipt", "source_receipt"]
 
 
 def receipt(
@@ -36,6 +38,20 @@ def receipt(
         "seed": scope.seed,
         "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
         "reference": _reference_identity(),
+    }
+
+
+def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, Any]:
+    """What another implementation was asked, and its versions; or why the source was not checked."""
+    if check is None:
+        return {"checked": False, "waived": result.status == "waived", "reason": result.reason}
+    ids = json.dumps([[sequence.name, *sequence.ids] for sequence in check.sequences], separators=(",", ":"))
+    return {
+        "checked": True,
+        "versions": dict(check.versions),
+        "config_sha256": check.config_sha256,
+        "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+        "positions": result.compared,
     }
 
 

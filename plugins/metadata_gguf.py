@@ -39,7 +39,7 @@ class GGUFMetadata:
         return {
             **_general(facts),
             **_architecture(facts.contract.model),
-            **_tokenizer(facts.vocabulary, facts.contract.tokenizer.add_bos),
+            **(_byte_level if facts.vocabulary.model == "byte-level" else _tokenizer)(facts),
             **_provenance(facts),
         }
 
@@ -82,25 +82,52 @@ def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
     return {f"{model.architecture}.{key}": value for key, value in keys.items()}
 
 
-def _tokenizer(vocabulary: Vocabulary, add_bos: bool) -> dict[str, KeyValue]:
-    ids = {
-        "bos": vocabulary.bos_id,
-        "eos": vocabulary.eos_id,
-        "unknown": vocabulary.unk_id,
-        "padding": vocabulary.pad_id,
-    }
+def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
+    vocabulary = facts.vocabulary
     return {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
         "tokenizer.ggml.tokens": string_array(vocabulary.pieces),
         "tokenizer.ggml.scores": f32_array(vocabulary.scores),
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
-        **{f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0},
-        "tokenizer.ggml.add_bos_token": boolean(add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(False),
+        **_special_ids(vocabulary),
+        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
         "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
         "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
+        **_chat_template(vocabulary),
     }
+
+
+def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    template = vocabulary.chat_template
+    return {} if template is None else {"tokenizer.chat_template": string(template)}
+
+
+def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
+    """As llama.cpp's converter writes them, but for add_bos_token and add_eos_token, which it leaves out at times."""
+    vocabulary = facts.vocabulary
+    return {
+        "tokenizer.ggml.model": string("gpt2"),
+        "tokenizer.ggml.pre": string(vocabulary.pre),
+        "tokenizer.ggml.tokens": string_array(vocabulary.pieces),
+        "tokenizer.ggml.token_type": i32_array(vocabulary.types),
+        "tokenizer.ggml.merges": string_array(vocabulary.merges),
+        **_special_ids(vocabulary),
+        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
+        **_chat_template(vocabulary),
+    }
+
+
+def _special_ids(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    ids = {
+        "bos": vocabulary.bos_id,
+        "eos": vocabulary.eos_id,
+        "unknown": vocabulary.unk_id,
+        "padding": vocabulary.pad_id,
+    }
+    return {f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0}
 
 
 def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
@@ -109,7 +136,7 @@ def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
         "conform.contract.digest": string(facts.contract.digest),
         "conform.contract": string(facts.contract.canonical()),
         "conform.checkpoint.digest": string(facts.checkpoint_digest),
-        "conform.tokenizer.digest": string(facts.vocabulary.digest),
+        "conform.tokenizer.digest": string(facts.vocabulary.provenance or facts.vocabulary.digest),
         "conform.quantizers": string_array(facts.quantizers),
         "conform.plugins": string_array(facts.plugins),
     }

@@ -1,6 +1,7 @@
 """conform contract: list, show, solve, check, diff, infer."""
 
 import dataclasses
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from conform.contract.finding import failed
 from conform.contract.infer import Inference
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract, shipped_contracts
-from conform.contract.mapping import shown
 from conform.contract.solve import Candidate, SearchSpace, solve
 from conform.core.cli.console import print_findings, print_table
 from conform.core.cli.options import json_option
@@ -194,10 +194,12 @@ def infer(checkpoint: Path, output: Path | None, name: str | None, json_path: st
         check_replaceable(output, "name = ")
         write_text_atomically(output, dump_contract(inferred.contract))
     if not write_json(_inference_to_json(inferred), json_path):
-        print_table(("field", "value", "from"), [(o.field, o.value, o.source) for o in inferred.origins])
+        print_table(("field", "value", "from"), [(o.field, json.dumps(o.value), o.source) for o in inferred.origins])
         if inferred.ignored:
             click.echo()
-            print_table(("ignored", "value", "because"), [(i.key, shown(i.value), i.why) for i in inferred.ignored])
+            print_table(
+                ("ignored", "value", "because"), [(i.key, json.dumps(i.value)[:80], i.why) for i in inferred.ignored]
+            )
         click.echo(f"\n{inferred.contract.name}: {inferred.summary}")
     return 0
 

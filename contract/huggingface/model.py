@@ -70,23 +70,15 @@ def _head_dim(settings: Settings, hidden: int, heads: int) -> Decided[int]:
                 "hidden_size", hidden, f"a multiple of num_attention_heads = {heads} without head_dim"
             )
         return Decided(hidden // max(heads, 1), "hidden_size / num_attention_heads, as head_dim says nothing")
-    head_dim = settings.whole("head_dim")
-    if settings.family.sub_norms and heads * head_dim.value != hidden:
-        raise settings.refusal(
-            "head_dim", head_dim.value, f"hidden_size / num_attention_heads = {hidden} / {heads}, as wide as its norm"
-        )
-    return head_dim
+    return settings.whole("head_dim")
 
 
 def _kv_heads(settings: Settings, heads: int) -> Decided[int]:
     key = "num_key_value_heads"
-    single = settings.says("multi_query") and settings.flag("multi_query").value
-    if single and not settings.says(key):
-        return Decided(1, "multi_query")
     absent = settings.config.get(key, settings.family.absent.get(key)) is None
     counted = Decided(heads, f"num_attention_heads, as {key} says nothing") if absent else settings.whole(key)
-    if settings.says("multi_query") and single != (counted.value == 1):
-        raise settings.disagreement([("multi_query", single), (key, counted.value)])
+    if settings.says("multi_query") and settings.flag("multi_query").value != (counted.value == 1):
+        raise settings.disagreement([("multi_query", settings.config["multi_query"]), (key, counted.value)])
     return counted
 
 

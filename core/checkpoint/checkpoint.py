@@ -24,6 +24,7 @@ from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
 from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
+from conform.core.tokenizer.tokenizer import find_tokenizer
 
 __all__ = ["Checkpoint", "contract_of", "open_checkpoint"]
 
@@ -67,9 +68,8 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """The SentencePiece model beside the weights, or None."""
-        path = self.folder / "tokenizer.model"
-        return path if path.is_file() else None
+        """The tokenizer beside the weights, a SentencePiece model or else a tokenizer.json, or None."""
+        return find_tokenizer(self.folder)
 
     @property
     def config_path(self) -> Path | None:

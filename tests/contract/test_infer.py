@@ -1,7 +1,14 @@
+import dataclasses
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conform.contract.errors import InputError
-from conform.contract.infer import infer_contract
+from conform.contract.huggingface.family import read_families
+from conform.contract.infer import SENTENCEPIECE_BPE, Inference, infer_contract
+from conform.contract.load import load_contract, shipped_contracts
+from conform.trainer.checkpoints.huggingface import huggingface_config
 
 LLAMA = {
     "model_type": "llama",
@@ -62,3 +69,85 @@ def test_bitnet_has_sub_norms_and_ternary_linears():
 def test_what_no_contract_expresses_is_named(change, message):
     with pytest.raises(InputError, match=message):
         infer_contract(LLAMA | change, "x")
+
+
+@pytest.mark.parametrize("variant", ["", "+ternary", "+bitnet"])
+@pytest.mark.parametrize("name", shipped_contracts())
+def test_what_the_trainer_writes_describes_the_model_that_it_trained(name, variant):
+    contract = load_contract(name + variant)
+    if variant == "+bitnet" and not contract.model.tied_embeddings:
+        pytest.skip("bitnet-b1.58 has no output of its own")
+    inferred = infer_contract(huggingface_config(contract), "x")
+    # The checkpoint's weights are float32, whatever the training computed in.
+    assert inferred.contract.model == dataclasses.replace(contract.model, dtype="f32")
+    assert inferred.stored.weights == ("bitnet-online" if variant else "plain")
+
+
+def test_every_field_has_an_origin():
+    inferred = infer_contract(LLAMA, "x")
+    assert {origin.field for origin in inferred.origins} == {
+        f"{section}.{field.name}"
+        for section in ("model", "tokenizer", "storage")
+        for field in dataclasses.fields(getattr(inferred.contract, section))
+    }
+
+
+def test_the_tokenizer_beside_the_checkpoint_decides_its_fields():
+    tokenizer = dataclasses.replace(SENTENCEPIECE_BPE, bos_id=5, add_bos=False)
+    inferred = infer_contract(LLAMA | {"bos_token_id": 1}, "x", tokenizer, {"add_bos": "tokenizer_config.json"})
+    assert inferred.contract.tokenizer == tokenizer
+    assert {o.field: o.source for o in inferred.origins}["tokenizer.add_bos"] == "tokenizer_config.json"
+    assert [(i.key, i.why) for i in inferred.ignored] == [
+        ("bos_token_id", "the tokenizer beside the checkpoint says 5, and it decides")
+    ]
+
+
+def test_the_summary_is_one_line_of_what_matters():
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    assert infer_contract(LLAMA | {"use_cache": True, "rope_scaling": scaling}, "x").summary == (
+        "llama, dense linear layers (plain); RoPE base 10000 scaled ×4 by linear; norm eps 1e-05; output of its own; "
+        "bpe tokenizer, add_bos true; ignored use_cache"
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+SCALING_KEYS = (
+    "rope_type",
+    "type",
+    "rope_theta",
+    "factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+)
+SCALING = st.dictionaries(
+    st.sampled_from(SCALING_KEYS), st.sampled_from(["yarn", "linear", 4.0, 1e308, -20, 0, True]) | JSON
+)
+
+
+def read(config):
+    """The inference, or the sentence that refuses the configuration."""
+    try:
+        return infer_contract(config, "x")
+    except InputError as refusal:
+        return str(refusal)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(read_families().understood)), JSON | SCALING, max_size=3))
+def test_any_value_of_any_key_is_read_or_refused(change):
+    outcome = read(LLAMA | change)
+    assert isinstance(outcome, Inference) or outcome.startswith("x: config.json: ")
+    assert isinstance(outcome, Inference) or len(outcome) < 1000
+
+
+@given(st.sampled_from(["yarn", "linear", "llama3"]), SCALING)
+def test_any_parameter_of_a_scaling_is_read_or_refused(kind, parameters):
+    outcome = read(LLAMA | {"rope_scaling": {"factor": 4.0, **parameters, "rope_type": kind}})
+    assert isinstance(outcome, Inference) or outcome.startswith("x: config.json: ")

@@ -123,7 +123,7 @@ def make_checkpoint(tokenizer_model: Path, tmp_path_factory: pytest.TempPathFact
             files = {name: file_sha256(folder / name) for name in ("model.safetensors", "tokenizer.model")}
             write_sidecar(
                 folder,
-                Sidecar(contract, contract.digest, files, tokenizer_digest=files["tokenizer.model"]),
+                Sidecar(contract, contract.digest, files, files["tokenizer.model"], trainer={"conform": "test"}),
             )
             made[contract.digest] = folder
         return made[contract.digest]
