@@ -17,7 +17,15 @@ from conform.core.tokenizer.sentencepiece_model import parse_sentencepiece, with
 from conform.core.tokenizer.settings import TokenizerSettings, read_settings, tokenizer_digest
 from conform.core.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["Tokenizer", "find_tokenizer", "read_model", "read_tokenizer", "read_vocabulary", "tokenizer_of"]
+__all__ = [
+    "Tokenizer",
+    "find_tokenizer",
+    "is_tokenizer_json",
+    "read_model",
+    "read_tokenizer",
+    "read_vocabulary",
+    "tokenizer_of",
+]
 
 _LARGEST_FILE = 256 << 20
 _NAMES = ("tokenizer.model", "tokenizer.json")
@@ -64,12 +72,12 @@ def read_model(path: Path) -> tuple[Vocabulary, TokenizerSettings]:
             "that merges by score gives other ids"
         )
     settings = read_settings(path.parent, with_pipeline=model.model != _BYTE_LEVEL)
-    for fact in ("add_bos", "add_eos"):
-        own, stated = getattr(model, fact), getattr(settings, fact)
-        if own is not None and stated is not None and own != stated:
+    for fact, own in _surrounding(model):
+        stated = getattr(settings, fact)
+        if stated not in (None, own):
             raise CheckpointError(
-                f"{path}: its post_processor says {fact} = {own}, but {settings.origins[fact]} beside it says "
-                f"{stated}; correct the one that is wrong"
+                f"{path}: its post_processor says {fact} = {own!r:.80}, but {settings.origins[fact]} beside it says "
+                f"{stated!r:.80}; correct the one that is wrong"
             )
     return model, settings
 
@@ -79,25 +87,32 @@ def read_tokenizer(path: Path) -> bytes:
     return read_bounded(path, _LARGEST_FILE, "a tokenizer")
 
 
+def is_tokenizer_json(content: bytes) -> bool:
+    """True for what can only be a tokenizer.json, not a SentencePiece model."""
+    return content[:64].lstrip().startswith(b"{")
+
+
 def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece model, or of the byte-level BPE in a tokenizer.json.
+    """The vocabulary of a SentencePiece model or a tokenizer.json, whatever the file is called.
 
     Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is neither.
     """
     content = read_tokenizer(path)
-    if path.suffix == ".json":
-        return _byte_level(content, path)
+    if is_tokenizer_json(content):
+        return parse_byte_level(content, path)
     try:
         return parse_sentencepiece(content)
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
 
 
-def _byte_level(content: bytes, path: Path) -> Vocabulary:
-    settings = read_settings(path.parent, with_pipeline=False)
-    roles = {role: text for role in ("bos", "eos", "unk", "pad") if (text := getattr(settings, role)) is not None}
-    found = parse_byte_level(content, path, roles)
-    return dataclasses.replace(found.vocabulary, add_bos=bool(found.leading), add_eos=bool(found.trailing))
+def _surrounding(model: Vocabulary) -> Iterator[tuple[str, object]]:
+    """What a tokenizer.json puts around a text, in the words of the settings; a SentencePiece model says nothing."""
+    for role, added, number in (("bos", model.add_bos, model.bos_id), ("eos", model.add_eos, model.eos_id)):
+        if added is not None:
+            yield f"add_{role}", added
+        if added:
+            yield role, model.pieces[number]
 
 
 def _check_agreement(path: Path, model: Vocabulary, dummy_prefix: bool) -> Iterator[Finding]:
