@@ -40,7 +40,6 @@ class GGUFMetadata:
             **_general(facts),
             **_architecture(facts.contract.model),
             **(_byte_level if facts.vocabulary.model == "byte-level" else _tokenizer)(facts),
-            **_chat_template(facts.vocabulary),
             **_provenance(facts),
         }
 
@@ -96,7 +95,13 @@ def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
         "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
         "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
         "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
+        **_chat_template(vocabulary),
     }
+
+
+def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    template = vocabulary.chat_template
+    return {} if template is None else {"tokenizer.chat_template": string(template)}
 
 
 def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
@@ -111,6 +116,7 @@ def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
         **_special_ids(vocabulary),
         "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
         "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
+        **_chat_template(vocabulary),
     }
 
 
@@ -122,11 +128,6 @@ def _special_ids(vocabulary: Vocabulary) -> dict[str, KeyValue]:
         "padding": vocabulary.pad_id,
     }
     return {f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0}
-
-
-def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
-    template = vocabulary.chat_template
-    return {} if template is None else {"tokenizer.chat_template": string(template)}
 
 
 def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:

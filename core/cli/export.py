@@ -130,7 +130,7 @@ def _say_compiling(module: str) -> None:
 
 
 def _newest(runs: Path) -> Path:
-    from conform.core.checkpoint.checkpoint import newest_checkpoint
+    from conform.core.checkpoint.locate import newest_checkpoint
 
     checkpoint = newest_checkpoint(runs)
     click.echo(f"Newest checkpoint: {checkpoint}", err=True)

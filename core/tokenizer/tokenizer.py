@@ -9,6 +9,7 @@ from conform.contract.bounded import read_bounded
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
+from conform.core.files.sight import HEAD, mistaken
 from conform.core.tokenizer.agreement import check_agreement, load_sentencepiece
 from conform.core.tokenizer.bytelevel import parse_byte_level
 from conform.core.tokenizer.check import check_model
@@ -103,7 +104,9 @@ def read_vocabulary(path: Path) -> Vocabulary:
     try:
         return parse_sentencepiece(content)
     except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+        advice = "give the SentencePiece model, or the tokenizer.json, of this checkpoint"
+        sentence = mistaken(content[:HEAD], "a SentencePiece model", advice)
+        raise CheckpointError(f"{path}: {sentence or f'not a SentencePiece model: {error}'}") from error
 
 
 def _surrounding(model: Vocabulary) -> Iterator[tuple[str, object]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conform.core.checkpoint.checkpoint import finished_checkpoints
+from conform.core.checkpoint.locate import finished_checkpoints
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import ConformError
