@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conform.contract.spec import ModelSpec, TokenizerSpec
+from conform.contract.spec import ModelSpec
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
@@ -39,7 +39,7 @@ class GGUFMetadata:
         return {
             **_general(facts),
             **_architecture(facts.contract.model),
-            **_tokenizer(facts.vocabulary, facts.contract.tokenizer),
+            **(_byte_level if facts.vocabulary.model == "byte-level" else _tokenizer)(facts),
             **_provenance(facts),
         }
 
@@ -82,22 +82,17 @@ def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
     return {f"{model.architecture}.{key}": value for key, value in keys.items()}
 
 
-def _tokenizer(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
-    ids = {
-        "bos": vocabulary.bos_id,
-        "eos": vocabulary.eos_id,
-        "unknown": vocabulary.unk_id,
-        "padding": vocabulary.pad_id,
-    }
+def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
+    vocabulary = facts.vocabulary
     return {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
         "tokenizer.ggml.tokens": string_array(vocabulary.pieces),
         "tokenizer.ggml.scores": f32_array(vocabulary.scores),
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
-        **{f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0},
-        "tokenizer.ggml.add_bos_token": boolean(spec.add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(spec.add_eos),
+        **_special_ids(vocabulary),
+        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
         "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
         "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
         **_chat_template(vocabulary),
@@ -107,6 +102,32 @@ def _tokenizer(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValu
 def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
     template = vocabulary.chat_template
     return {} if template is None else {"tokenizer.chat_template": string(template)}
+
+
+def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
+    """As llama.cpp's converter writes them, but for add_bos_token and add_eos_token, which it leaves out at times."""
+    vocabulary = facts.vocabulary
+    return {
+        "tokenizer.ggml.model": string("gpt2"),
+        "tokenizer.ggml.pre": string(vocabulary.pre),
+        "tokenizer.ggml.tokens": string_array(vocabulary.pieces),
+        "tokenizer.ggml.token_type": i32_array(vocabulary.types),
+        "tokenizer.ggml.merges": string_array(vocabulary.merges),
+        **_special_ids(vocabulary),
+        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
+        **_chat_template(vocabulary),
+    }
+
+
+def _special_ids(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    ids = {
+        "bos": vocabulary.bos_id,
+        "eos": vocabulary.eos_id,
+        "unknown": vocabulary.unk_id,
+        "padding": vocabulary.pad_id,
+    }
+    return {f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0}
 
 
 def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:

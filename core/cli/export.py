@@ -39,7 +39,9 @@ _PATIENCE = 10.0
     "-o", "--output", metavar="PATH", help="The file to write, or the folder.  [default: beside the checkpoint]"
 )
 @click.option("--contract", metavar="NAME", help="A contract's name or file.  [default: the checkpoint's own]")
-@click.option("--tokenizer", type=PATH, help="The SentencePiece model.  [default: tokenizer.model beside the weights]")
+@click.option(
+    "--tokenizer", type=PATH, help="The tokenizer.model or tokenizer.json.  [default: the one beside the weights]"
+)
 @click.option(
     "--type",
     "types",
@@ -128,7 +130,7 @@ def _say_compiling(module: str) -> None:
 
 
 def _newest(runs: Path) -> Path:
-    from conform.core.checkpoint.checkpoint import newest_checkpoint
+    from conform.core.checkpoint.locate import newest_checkpoint
 
     checkpoint = newest_checkpoint(runs)
     click.echo(f"Newest checkpoint: {checkpoint}", err=True)

@@ -65,7 +65,9 @@ def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
         opened = opened.without_tied_copy()
     tokenizer = request.tokenizer or opened.tokenizer_path
     if tokenizer is None:
-        raise CheckpointError(f"{opened.folder}: no tokenizer.model beside the weights; name one with --tokenizer")
+        raise CheckpointError(
+            f"{opened.folder}: no tokenizer.model or tokenizer.json beside the weights; name one with --tokenizer"
+        )
     found = tokenizer_of(tokenizer, contract)
     findings = check_export(opened, contract, found.vocabulary)
     importance, warnings = _importance(contract, request.imatrix)

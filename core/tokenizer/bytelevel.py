@@ -16,13 +16,13 @@ from types import MappingProxyType
 from typing import Any
 
 from conform.contract.mapping import from_mapping
-from conform.contract.spec import TokenizerSpec
 from conform.core.errors import CheckpointError
 from conform.core.files.json import parse_json_object
+from conform.core.tokenizer.bytelevel_template import surrounding_ids
 from conform.core.tokenizer.pre import name_pre_tokenizer
 from conform.core.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["BYTE_ALPHABET", "ByteLevelTokenizer", "parse_byte_level", "piece_bytes", "spec_of"]
+__all__ = ["BYTE_ALPHABET", "parse_byte_level", "piece_bytes"]
 
 _MOST_PIECES = 1 << 22
 # Types of pieces, as GGUF numbers them.
@@ -36,16 +36,7 @@ def _alphabet() -> Mapping[str, int]:
 
 
 BYTE_ALPHABET: Mapping[str, int] = MappingProxyType(_alphabet())
-"""The byte for which each character stands in a piece (GPT-2's): printable Latin-1 for itself, U+0100 on for the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class ByteLevelTokenizer:
-    """What a tokenizer.json says: its pieces, and which ids stand around every text."""
-
-    vocabulary: Vocabulary
-    leading: tuple[int, ...]
-    trailing: tuple[int, ...]
+"""The byte that each character of a piece stands for: printable Latin-1 for itself, from U+0100 on the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,35 +77,33 @@ class _File:
     decoder: Mapping[str, Any] | None = None
 
 
-def parse_byte_level(content: bytes, path: Path, roles: Mapping[str, str]) -> ByteLevelTokenizer:
-    """The tokenizer in the content of a tokenizer.json; `path` names it in errors.
+def parse_byte_level(content: bytes, path: Path) -> Vocabulary:
+    """The vocabulary in the content of a tokenizer.json; `path` names it in errors.
 
-    `roles` gives the pieces that the settings beside it call "bos", "eos", "unk" and "pad", as far as they do. BOS and EOS
-    are else those that stand around a text.
-    Raises InputError when it is malformed, and for everything that no GGUF file can express.
+    BOS and EOS are what it puts before and behind a text, -1 where that is nothing; only the settings beside it know
+    better. Raises InputError when it is malformed, and for everything that no GGUF file can express.
     """
     data = parse_json_object(content, path, "a tokenizer.json")
     file = from_mapping(_File, data, str(path))
     model = from_mapping(_Model, _with_joined_merges(file.model), str(path), "model")
-    for problem in _problems(file, model):
-        raise CheckpointError(f"{path}: not a byte-level BPE that GGUF can express: {problem}")
     try:
+        for problem in _problems(file, model):
+            raise ValueError(problem)
         pieces, types = _pieces(model.vocab, file.added_tokens)
         _check_merges(model)
-        leading, trailing = _around(file.post_processor)
-        ids = _role_ids(roles, pieces, leading, trailing)
+        bos, eos = surrounding_ids(file.post_processor, len(pieces))
         pre = name_pre_tokenizer(file.pre_tokenizer or {}, model.ignore_merges)
     except ValueError as error:
         raise CheckpointError(f"{path}: not a byte-level BPE that GGUF can express: {error}") from error
-    vocabulary = Vocabulary(
+    return Vocabulary(
         pieces=pieces,
         scores=(),
         types=types,
         model="byte-level",
-        unk_id=ids["unk"],
-        bos_id=ids["bos"],
-        eos_id=ids["eos"],
-        pad_id=ids["pad"],
+        unk_id=-1 if model.unk_token is None else model.vocab.get(model.unk_token, -1),
+        bos_id=bos,
+        eos_id=eos,
+        pad_id=-1,
         byte_fallback=False,
         normalization="identity",
         add_dummy_prefix=False,
@@ -123,27 +112,8 @@ def parse_byte_level(content: bytes, path: Path, roles: Mapping[str, str]) -> By
         digest=hashlib.sha256(content).hexdigest(),
         merges=model.merges,
         pre=pre,
-    )
-    return ByteLevelTokenizer(vocabulary, leading, trailing)
-
-
-def spec_of(tokenizer: ByteLevelTokenizer) -> TokenizerSpec:
-    """The part of a contract that describes this very tokenizer."""
-    vocabulary = tokenizer.vocabulary
-    return TokenizerSpec(
-        model="byte-level",
-        byte_fallback=False,
-        normalization="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        unk_id=vocabulary.unk_id,
-        bos_id=vocabulary.bos_id,
-        eos_id=vocabulary.eos_id,
-        pad_id=vocabulary.pad_id,
-        add_bos=bool(tokenizer.leading),
-        sha256="",
-        add_eos=bool(tokenizer.trailing),
-        pre=vocabulary.pre,
+        add_bos=bos >= 0,
+        add_eos=eos >= 0,
     )
 
 
@@ -232,63 +202,3 @@ def _check_merges(model: _Model) -> None:
         if not model.vocab.keys() >= {left, right, left + right} or merge in seen:
             raise ValueError(f"merge {number} ({merge!r:.40}) does not join two pieces to a third, or occurs twice")
         seen.add(merge)
-
-
-def _around(processor: Mapping[str, Any] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids before and behind every text."""
-    found = [part for part in _processors(processor) if part.get("type") != "ByteLevel"]
-    if not found:
-        return (), ()
-    if len(found) > 1 or found[0].get("type") != "TemplateProcessing":
-        names = ", ".join(str(part.get("type")) for part in found)
-        raise ValueError(f"its post_processor is {names:.80}, expected one TemplateProcessing")
-    parts = found[0].get("single")
-    kinds = (
-        [next(iter(part), "") if isinstance(part, dict) else "" for part in parts] if isinstance(parts, list) else []
-    )
-    if kinds.count("Sequence") != 1 or not {*kinds} <= {"Sequence", "SpecialToken"} or not isinstance(parts, list):
-        raise ValueError("its post_processor does not put special tokens around one text")
-    at = kinds.index("Sequence")
-    special = found[0].get("special_tokens")
-    ids = [_special_ids(part["SpecialToken"], special) for part in parts if "SpecialToken" in part]
-    leading, trailing = (tuple(number for found in side for number in found) for side in (ids[:at], ids[at:]))
-    if len(leading) > 1 or len(trailing) > 1:
-        raise ValueError("its post_processor puts more than BOS and EOS around a text")
-    return leading, trailing
-
-
-def _processors(processor: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
-    if not processor:
-        return ()
-    parts = processor.get("processors") if processor.get("type") == "Sequence" else [processor]
-    return [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else ()
-
-
-def _special_ids(part: Any, special: Any) -> Sequence[int]:
-    name = part.get("id") if isinstance(part, dict) else None
-    entry = special.get(name) if isinstance(special, dict) and isinstance(name, str) else None
-    ids = entry.get("ids") if isinstance(entry, dict) else None
-    if not isinstance(ids, list) or not all(type(number) is int for number in ids):
-        raise ValueError(f"its post_processor names {name!r:.40} without saying which ids that is")
-    return ids
-
-
-def _role_ids(
-    roles: Mapping[str, str], pieces: Sequence[str], leading: Sequence[int], trailing: Sequence[int]
-) -> Mapping[str, int]:
-    """The id of each special piece, -1 where there is none."""
-    numbers = {piece: number for number, piece in enumerate(pieces)}
-    ids = {}
-    for role, around in (("bos", leading), ("eos", trailing), ("unk", ()), ("pad", ())):
-        stated = roles.get(role)
-        if stated is not None and stated not in numbers:
-            raise ValueError(f"the settings beside it name {stated!r:.40} as {role}, which is not one of its pieces")
-        implied = around[0] if around else -1
-        ids[role] = numbers[stated] if stated is not None else implied
-        if around and ids[role] != implied:
-            raise ValueError(
-                f"its post_processor adds piece {implied}, but the settings beside it call {ids[role]} {role}"
-            )
-        if not -1 <= implied < len(pieces):
-            raise ValueError(f"its post_processor adds piece {implied}, but there are {len(pieces)} pieces")
-    return ids

@@ -9,6 +9,7 @@ from conform.contract.bounded import read_bounded
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
+from conform.core.files.sight import HEAD, mistaken
 from conform.core.tokenizer.agreement import check_agreement, load_sentencepiece
 from conform.core.tokenizer.bytelevel import parse_byte_level
 from conform.core.tokenizer.check import check_model
@@ -17,7 +18,15 @@ from conform.core.tokenizer.sentencepiece_model import parse_sentencepiece, with
 from conform.core.tokenizer.settings import TokenizerSettings, read_settings, tokenizer_digest
 from conform.core.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["Tokenizer", "find_tokenizer", "read_model", "read_tokenizer", "read_vocabulary", "tokenizer_of"]
+__all__ = [
+    "Tokenizer",
+    "find_tokenizer",
+    "is_tokenizer_json",
+    "read_model",
+    "read_tokenizer",
+    "read_vocabulary",
+    "tokenizer_of",
+]
 
 _LARGEST_FILE = 256 << 20
 _NAMES = ("tokenizer.model", "tokenizer.json")
@@ -79,25 +88,25 @@ def read_tokenizer(path: Path) -> bytes:
     return read_bounded(path, _LARGEST_FILE, "a tokenizer")
 
 
+def is_tokenizer_json(content: bytes) -> bool:
+    """True for what can only be a tokenizer.json, not a SentencePiece model."""
+    return content[:64].lstrip().startswith(b"{")
+
+
 def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece model, or of the byte-level BPE in a tokenizer.json.
+    """The vocabulary of a SentencePiece model or a tokenizer.json, whatever the file is called.
 
     Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is neither.
     """
     content = read_tokenizer(path)
-    if path.suffix == ".json":
-        return _byte_level(content, path)
+    if is_tokenizer_json(content):
+        return parse_byte_level(content, path)
     try:
         return parse_sentencepiece(content)
     except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
-
-
-def _byte_level(content: bytes, path: Path) -> Vocabulary:
-    settings = read_settings(path.parent, with_pipeline=False)
-    roles = {role: text for role in ("bos", "eos", "unk", "pad") if (text := getattr(settings, role)) is not None}
-    found = parse_byte_level(content, path, roles)
-    return dataclasses.replace(found.vocabulary, add_bos=bool(found.leading), add_eos=bool(found.trailing))
+        advice = "give the SentencePiece model, or the tokenizer.json, of this checkpoint"
+        sentence = mistaken(content[:HEAD], "a SentencePiece model", advice)
+        raise CheckpointError(f"{path}: {sentence or f'not a SentencePiece model: {error}'}") from error
 
 
 def _check_agreement(path: Path, model: Vocabulary, dummy_prefix: bool) -> Iterator[Finding]:

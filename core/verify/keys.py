@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from conform.contract.finding import Finding
-from conform.contract.spec import Contract
+from conform.contract.spec import Contract, TokenizerSpec
 from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
 from conform.core.gguf.types import ValueType, ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
@@ -44,15 +44,15 @@ def check_keys(file: GGUFFile, contract: Contract) -> list[Finding]:
     ]
     findings += _unknown(file, expected.keys() | optional.keys(), contract.model.architecture)
     findings += _check_tokenizer(file, contract)
+    findings += _check_merges(file)
     findings += _check_file_type(file)
     findings += _check_i2_s_layout(file)
     return findings
 
 
 def _expected(contract: Contract) -> Mapping[str, _Expected]:
-    model, tokenizer = (contract.model, contract.tokenizer)
+    model = contract.model
     arch = model.architecture
-    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unknown": tokenizer.unk_id, "padding": tokenizer.pad_id}
     return {
         "general.architecture": _Expected(_STRING, arch),
         "general.quantization_version": _Expected(_U32, 2),
@@ -68,13 +68,35 @@ def _expected(contract: Contract) -> Mapping[str, _Expected]:
         f"{arch}.attention.layer_norm_rms_epsilon": _Expected(_F32, _single(model.norm_eps)),
         f"{arch}.rope.dimension_count": _Expected(_U32, model.rope_dim),
         f"{arch}.rope.freq_base": _Expected(_F32, _single(model.rope_base)),
-        "tokenizer.ggml.model": _Expected(_STRING, "llama"),
+        **_tokenizer_keys(contract.tokenizer),
+    }
+
+
+def _tokenizer_keys(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unknown": tokenizer.unk_id, "padding": tokenizer.pad_id}
+    return {
         "tokenizer.ggml.tokens": _Expected(_STRINGS),
-        "tokenizer.ggml.scores": _Expected(_F32S),
         "tokenizer.ggml.token_type": _Expected(_I32S),
         "tokenizer.ggml.add_bos_token": _Expected(_BOOL, tokenizer.add_bos),
-        "tokenizer.ggml.add_space_prefix": _Expected(_BOOL, tokenizer.add_dummy_prefix),
         **{f"tokenizer.ggml.{role}_token_id": _Expected(_U32, number) for role, number in ids.items() if number >= 0},
+        **(_byte_level_keys if tokenizer.model == "byte-level" else _sentencepiece_keys)(tokenizer),
+    }
+
+
+def _sentencepiece_keys(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
+    return {
+        "tokenizer.ggml.model": _Expected(_STRING, "llama"),
+        "tokenizer.ggml.scores": _Expected(_F32S),
+        "tokenizer.ggml.add_space_prefix": _Expected(_BOOL, tokenizer.add_dummy_prefix),
+    }
+
+
+def _byte_level_keys(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
+    return {
+        "tokenizer.ggml.model": _Expected(_STRING, "gpt2"),
+        "tokenizer.ggml.pre": _Expected(_STRING, tokenizer.pre),
+        "tokenizer.ggml.merges": _Expected(_STRINGS),
+        **({"tokenizer.ggml.add_eos_token": _Expected(_BOOL, True)} if tokenizer.add_eos else {}),
     }
 
 
@@ -82,11 +104,26 @@ def _optional(contract: Contract) -> Mapping[str, _Expected]:
     """Keys that a file may leave out, because runtimes then do what the contract says anyway."""
     return {
         "general.type": _Expected(_STRING, "model"),
+        **(_optional_byte_level() if contract.tokenizer.model == "byte-level" else _optional_sentencepiece(contract)),
+        # Other tools name a padding token where the contract has none; nothing is padded when one text is run.
+        "tokenizer.ggml.padding_token_id": _Expected(_U32),
+    }
+
+
+def _optional_sentencepiece(contract: Contract) -> Mapping[str, _Expected]:
+    return {
         "tokenizer.ggml.pre": _Expected(_STRING, "default"),
         "tokenizer.ggml.add_eos_token": _Expected(_BOOL, False),
         "tokenizer.ggml.remove_extra_whitespaces": _Expected(_BOOL, contract.tokenizer.remove_extra_whitespaces),
-        # Other tools name a padding token where the contract has none; nothing is padded when one text is run.
-        "tokenizer.ggml.padding_token_id": _Expected(_U32),
+    }
+
+
+def _optional_byte_level() -> Mapping[str, _Expected]:
+    return {
+        "tokenizer.ggml.add_eos_token": _Expected(_BOOL, False),
+        "tokenizer.ggml.add_space_prefix": _Expected(_BOOL, False),
+        "tokenizer.ggml.remove_extra_whitespaces": _Expected(_BOOL, False),
+        "tokenizer.ggml.scores": _Expected(_F32S),  # nothing is merged by them
     }
 
 
@@ -145,6 +182,18 @@ def _check_tokens(tokens: list[object]) -> Iterator[Finding]:
         elif token in first:
             yield Finding("error", where, "a text of its own", f"that of token {first[token]}: {token!r}")
         first.setdefault(token, number)
+
+
+def _check_merges(file: GGUFFile) -> Iterator[Finding]:
+    """Every merge that does not join two tokens to a third, or that occurs twice."""
+    tokens, seen = {*_items(file, "tokens")}, set()
+    for number, merge in enumerate(_items(file, "merges")):
+        left, _, right = str(merge).partition(" ")
+        if not tokens >= {left, right, left + right} or merge in seen:
+            yield Finding(
+                "error", f"tokenizer.ggml.merges[{number}]", "two tokens that make a third, once", _short(str(merge))
+            )
+        seen.add(merge)
 
 
 def _check_file_type(file: GGUFFile) -> Iterator[Finding]:

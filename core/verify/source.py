@@ -39,7 +39,9 @@ def verify_against(
     asked = contract_of(source, contract)
     tokenizer = tokenizer or source.tokenizer_path
     if tokenizer is None:
-        raise CheckpointError(f"{source.folder}: no tokenizer.model beside the weights; name one with --tokenizer")
+        raise CheckpointError(
+            f"{source.folder}: no tokenizer.model or tokenizer.json beside the weights; name one with --tokenizer"
+        )
     found = tokenizer_of(tokenizer, asked)
     verification = verify_file(path, catalog, asked)
     file = open_gguf(path, catalog)
@@ -68,11 +70,16 @@ def check_pieces(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
         "tokenizer.ggml.tokens": vocabulary.pieces,
         "tokenizer.ggml.scores": vocabulary.scores,
         "tokenizer.ggml.token_type": vocabulary.types,
+        "tokenizer.ggml.merges": vocabulary.merges,
     }
     for key, items in expected.items():
         found = file.metadata.get(key)
-        if not isinstance(found, list) or len(found) != len(items):
+        if not isinstance(found, list):
             continue  # reported already
+        if len(found) != len(items):
+            if key == "tokenizer.ggml.merges":  # for the others that is reported already
+                yield Finding("error", key, f"{len(items)} items, as the tokenizer has", f"{len(found)} items")
+            continue
         wrong = [number for number, pair in enumerate(zip(items, found, strict=True)) if pair[0] != pair[1]]
         if wrong:
             first = wrong[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conform.core.checkpoint.checkpoint import finished_checkpoints
+from conform.core.checkpoint.locate import finished_checkpoints
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import ConformError
@@ -42,7 +42,11 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--driver", "driver_name", default="bitnet-go", show_default=True, help="How to talk to the runtime.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="What the files were exported from.")
 @click.option("--contract", "contract_name", help="The checkpoint's contract, where it carries none.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="The SentencePiece model, where none is beside it.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="The tokenizer.model or tokenizer.json, where none is beside it.",
+)
 @click.option("--prompt", "prompts", multiple=True, help=f"Generate from this; by default {len(PROMPTS)} prompts.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the sampled runs.")
 @click.option("--max-tokens", default=16, show_default=True, type=click.IntRange(1), help="Tokens of each free run.")

@@ -145,7 +145,7 @@ def _foreign_tokenizer(folder):
 @pytest.mark.parametrize(
     ("damage", "arguments", "message"),
     [
-        (_lose_tokenizer, (), "no tokenizer.model beside the weights"),
+        (_lose_tokenizer, (), "no tokenizer.model or tokenizer.json beside the weights"),
         (_lose_weights, (), "holds neither model.safetensors nor"),
         (_empty_weights, (), "truncated"),
         (_cut_weights, (), "truncated"),
