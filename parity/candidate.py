@@ -16,7 +16,7 @@ from conform.parity.custody import Custody
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.launcher import Launcher
 from conform.parity.questions.sequences import Scope
-from conform.parity.questions.tokenizer import PromptTokenizer, open_tokenizer
+from conform.parity.questions.tokenizer import PromptTokenizer, open_tokenizer, tokenizer_of_file
 from conform.plugins.registry import Registry
 
 __all__ = ["Candidate", "Source", "check_scope", "open_candidate"]
@@ -84,7 +84,7 @@ def open_candidate(
     file = open_gguf(model.resolve(), registry)
     source = _source(file, checkpoint, contract)
     runtime = launcher.open(file)
-    return Candidate(file, runtime, registry, source, _tokenizer(source, tokenizer), launcher)
+    return Candidate(file, runtime, registry, source, _tokenizer(file, source, tokenizer), launcher)
 
 
 def check_scope(scope: Scope, candidate: Candidate) -> None:
@@ -124,8 +124,9 @@ def _source(file: GGUFFile, asked: Path | None, contract: str | None) -> Source 
     return Source(checkpoint, contract_of(checkpoint, contract))
 
 
-def _tokenizer(source: Source | None, asked: Path | None) -> PromptTokenizer | None:
+def _tokenizer(file: GGUFFile, source: Source | None, asked: Path | None) -> PromptTokenizer | None:
+    """That of the file asked for, else of the checkpoint, else the file's own as far as its keys say all of it."""
     path = asked or (source.checkpoint.tokenizer_path if source else None)
     if path is None:
-        return None
+        return tokenizer_of_file(file)
     return open_tokenizer(path, source.contract.tokenizer if source else None)
