@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conform.contract.spec import ModelSpec
+from conform.contract.spec import ModelSpec, TokenizerSpec
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
@@ -39,7 +39,8 @@ class GGUFMetadata:
         return {
             **_general(facts),
             **_architecture(facts.contract.model),
-            **(_byte_level if facts.vocabulary.model == "byte-level" else _tokenizer)(facts),
+            **_tokenizer(facts.vocabulary, facts.contract.tokenizer),
+            **_chat_template(facts.vocabulary),
             **_provenance(facts),
         }
 
@@ -82,8 +83,11 @@ def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
     return {f"{model.architecture}.{key}": value for key, value in keys.items()}
 
 
-def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
-    vocabulary = facts.vocabulary
+def _tokenizer(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
+    return (_byte_level if vocabulary.model == "byte-level" else _sentencepiece)(vocabulary, spec)
+
+
+def _sentencepiece(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
     return {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
@@ -91,16 +95,15 @@ def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
         "tokenizer.ggml.scores": f32_array(vocabulary.scores),
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
         **_special_ids(vocabulary),
-        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
+        "tokenizer.ggml.add_bos_token": boolean(spec.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(spec.add_eos),
         "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
         "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
     }
 
 
-def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
-    """As llama.cpp's converter writes them, but for add_bos_token and add_eos_token, which it leaves out at times."""
-    vocabulary = facts.vocabulary
+def _byte_level(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
+    """As llama.cpp's converter writes them, which at times leaves out add_bos_token and add_eos_token."""
     return {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.pre": string(vocabulary.pre),
@@ -108,8 +111,8 @@ def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
         "tokenizer.ggml.merges": string_array(vocabulary.merges),
         **_special_ids(vocabulary),
-        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
+        "tokenizer.ggml.add_bos_token": boolean(spec.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(spec.add_eos),
     }
 
 
@@ -123,13 +126,18 @@ def _special_ids(vocabulary: Vocabulary) -> dict[str, KeyValue]:
     return {f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0}
 
 
+def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    template = vocabulary.chat_template
+    return {} if template is None else {"tokenizer.chat_template": string(template)}
+
+
 def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:
     keys = {
         "conform.contract.name": string(facts.contract.name),
         "conform.contract.digest": string(facts.contract.digest),
         "conform.contract": string(facts.contract.canonical()),
         "conform.checkpoint.digest": string(facts.checkpoint_digest),
-        "conform.tokenizer.digest": string(facts.vocabulary.digest),
+        "conform.tokenizer.digest": string(facts.vocabulary.provenance or facts.vocabulary.digest),
         "conform.quantizers": string_array(facts.quantizers),
         "conform.plugins": string_array(facts.plugins),
     }

@@ -18,6 +18,7 @@ from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
 from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
+from conform.core.tokenizer.tokenizer import find_tokenizer
 
 __all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
 
@@ -61,9 +62,8 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """The tokenizer beside the weights, a SentencePiece model before a tokenizer.json, or None."""
-        paths = (self.folder / name for name in ("tokenizer.model", "tokenizer.json"))
-        return next((path for path in paths if path.is_file()), None)
+        """The tokenizer beside the weights, a SentencePiece model or else a tokenizer.json, or None."""
+        return find_tokenizer(self.folder)
 
     @property
     def config_path(self) -> Path | None:

@@ -4,14 +4,16 @@ from pathlib import Path
 
 from conform.contract.infer import Inference, infer_contract
 from conform.core.files.json import read_json_object
+from conform.core.tokenizer.infer import infer_tokenizer
 
 __all__ = ["infer_checkpoint"]
 
 
 def infer_checkpoint(folder: Path, name: str | None = None) -> Inference:
-    """What config.json in this folder describes, under that name or the folder's.
+    """What config.json in this folder and the tokenizer beside it describe, under that name or the folder's.
 
     Raises InputError when it cannot be read, or is not the configuration of a model that a contract can express.
     """
     config = read_json_object(folder / "config.json", "a Hugging Face configuration")
-    return infer_contract(config, name or folder.resolve().name)
+    tokenizer = infer_tokenizer(folder, config.get("vocab_size"))
+    return infer_contract(config, name or folder.resolve().name, tokenizer.spec, tokenizer.origins)

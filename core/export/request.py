@@ -17,7 +17,7 @@ from conform.core.export.target import export_targets
 from conform.core.export.tuning import Tuning
 from conform.core.gguf.imatrix import check_imatrix, read_imatrix
 from conform.core.quantizer import Float32
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["ExportRequest", "ExportSource", "open_source", "plan_request"]
@@ -68,10 +68,10 @@ def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
         raise CheckpointError(
             f"{opened.folder}: no tokenizer.model or tokenizer.json beside the weights; name one with --tokenizer"
         )
-    vocabulary = read_vocabulary(tokenizer)
-    findings = check_export(opened, contract, vocabulary)
+    found = tokenizer_of(tokenizer, contract)
+    findings = check_export(opened, contract, found.vocabulary)
     importance, warnings = _importance(contract, request.imatrix)
-    return ExportSource(opened, contract, vocabulary, importance, (*findings, *warnings))
+    return ExportSource(opened, contract, found.vocabulary, importance, (*findings, *found.findings, *warnings))
 
 
 def plan_request(

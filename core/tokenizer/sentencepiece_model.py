@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from conform.core.tokenizer.vocabulary import PIECE_TYPES, Vocabulary
 
-__all__ = ["parse_sentencepiece"]
+__all__ = ["parse_sentencepiece", "with_dummy_prefix"]
 
 _MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 _MOST_PIECES = 1 << 22
@@ -62,6 +62,12 @@ def parse_sentencepiece(content: bytes) -> Vocabulary:
         whitespace_as_suffix=bool(trainer.get(24, 0)),
         rewrites_characters=bool(normalizer.get(2, b"")),
     )
+
+
+def with_dummy_prefix(content: bytes, wanted: bool) -> bytes:
+    """The same model with or without a dummy prefix: of a field that occurs twice, the later one counts."""
+    normalizer = bytes([3 << 3, wanted])
+    return content + bytes([3 << 3 | 2, len(normalizer)]) + normalizer
 
 
 def _piece(message: bytes) -> tuple[str, float, int]:

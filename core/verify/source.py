@@ -14,12 +14,12 @@ from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_che
 from conform.core.errors import CheckpointError, PluginError, QuantizeError
 from conform.core.export.cost import measure_cost
 from conform.core.export.transform import transform_of
-from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import LAYOUT_KEY, USUAL_LAYOUT, variant_of_layout
 from conform.core.quantizer import Float32
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.settings import tokenizer_digest
+from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 from conform.core.verify.verify import Verification, open_gguf, verify_file
 
@@ -42,13 +42,14 @@ def verify_against(
         raise CheckpointError(
             f"{source.folder}: no tokenizer.model or tokenizer.json beside the weights; name one with --tokenizer"
         )
-    vocabulary = read_vocabulary(tokenizer)
+    found = tokenizer_of(tokenizer, asked)
     verification = verify_file(path, catalog, asked)
     file = open_gguf(path, catalog)
     findings = list(verification.findings)
-    findings += check_vocabulary(vocabulary, asked)
-    findings += _check_origin(file, {**origin_digests(source, asked), "conform.tokenizer.digest": vocabulary.digest})
-    findings += check_pieces(file, vocabulary)
+    findings += [*check_vocabulary(found.vocabulary, asked), *found.findings]
+    digests = {**origin_digests(source, asked), "conform.tokenizer.digest": tokenizer_digest(tokenizer)}
+    findings += _check_origin(file, digests)
+    findings += check_pieces(file, found.vocabulary)
     for spec in inventory(asked.model):
         findings += _check_weights(file, spec, source, asked, catalog)
     source.check_unchanged()
@@ -59,12 +60,12 @@ def origin_digests(checkpoint: Checkpoint, contract: Contract) -> Mapping[str, s
     """The digests of what an export is made from, by the key under which it carries them."""
     digests = {"conform.checkpoint.digest": checkpoint.digest, "conform.contract.digest": contract.digest}
     if (tokenizer := checkpoint.tokenizer_path) is not None:
-        digests["conform.tokenizer.digest"] = file_sha256(tokenizer)
+        digests["conform.tokenizer.digest"] = tokenizer_digest(tokenizer)
     return digests
 
 
 def check_pieces(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """The first piece, score and type that are not the tokenizer's."""
+    """The first piece, score and type that are not the tokenizer's, and a chat template that is not its own."""
     expected: Mapping[str, Sequence[object]] = {
         "tokenizer.ggml.tokens": vocabulary.pieces,
         "tokenizer.ggml.scores": vocabulary.scores,
@@ -84,6 +85,12 @@ def check_pieces(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
             first = wrong[0]
             hint = f"{len(wrong)} of {len(items)} items are not those of the tokenizer"
             yield Finding("error", f"{key}[{first}]", repr(items[first]), repr(found[first]), hint)
+    template = file.metadata.get("tokenizer.chat_template")
+    if template != vocabulary.chat_template:
+        hint = "a runtime that chats would put other text before the model"
+        yield Finding(
+            "error", "tokenizer.chat_template", f"{vocabulary.chat_template!r:.80}", f"{template!r:.80}", hint
+        )
 
 
 def _check_origin(file: GGUFFile, expected: Mapping[str, str]) -> Iterator[Finding]:

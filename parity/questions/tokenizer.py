@@ -78,6 +78,7 @@ def tokenizer_of_file(file: GGUFFile) -> PromptTokenizer | None:
         return None
     pieces = open_library(definition_of_file(file, pre), str(file.path))
     tokens = file.metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list), "the definition was made of it"
     return PromptTokenizer(pieces.encode, len(tokens), bos_ids(file), eos_ids(file))
 
 

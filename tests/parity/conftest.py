@@ -2,9 +2,11 @@
 
 import dataclasses
 import io
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
@@ -184,7 +186,8 @@ def make_gguf(make_checkpoint, registry) -> Callable[[Contract, str], Path]:
         if not target.exists():
             opened = open_checkpoint(folder)
             assert opened.tokenizer_path is not None
-            run_export(plan_export(opened, contract, read_vocabulary(opened.tokenizer_path), registry, quant, target))
+            vocabulary = tokenizer_of(opened.tokenizer_path, contract).vocabulary
+            run_export(plan_export(opened, contract, vocabulary, registry, quant, target))
         return target
 
     return make
