@@ -7,7 +7,7 @@ from conform.contract.inventory import TensorSpec
 from conform.contract.spec import Contract
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
 from conform.core.errors import ConformError, InputError
-from conform.core.export.transform import transform_of
+from conform.core.export.transform import derived_values, transform_of
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Runtime
@@ -43,6 +43,8 @@ class Source:
 
     def stored(self, spec: TensorSpec) -> Float32:
         """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
+        if spec.derived:
+            return derived_values(self.contract.model, spec)
         return transform_of(self.contract.model, spec).apply(self.checkpoint.read(spec.name))
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from conform.contract.check import check_tensors
 from conform.contract.finding import Finding
-from conform.contract.inventory import TensorSpec, inventory
+from conform.contract.inventory import TensorSpec, gguf_inventory, inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.codec import Codec
 from conform.core.errors import PlanError, PluginError, QuantizeError
 from conform.core.export.policy import TypeOverride, storage
-from conform.core.export.transform import Transform, transform_of
+from conform.core.export.rope import check_rope
+from conform.core.export.transform import Transform, derived_values, transform_of
 from conform.core.export.tuning import Tuning
 from conform.core.gguf.seal import UNKNOWN_SHA256, refuse_seal_keys, seal, tensor_line
 from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
@@ -26,10 +27,16 @@ from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 
 __all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
 
+# Runtimes read rope_freqs.weight as float32 and as nothing else.
+_DERIVED_TYPE = "f32"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data."""
+    """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data.
+
+    `derived` are its values where they are in no checkpoint.
+    """
 
     spec: TensorSpec
     transform: Transform
@@ -37,6 +44,7 @@ class TensorPlan:
     nbytes: int
     offset: int
     importance: Float32 | None = field(default=None, compare=False)
+    derived: Float32 | None = field(default=None, compare=False)
 
     @property
     def bits_per_weight(self) -> float:
@@ -99,6 +107,7 @@ class ExportPlan:
 def check_export(checkpoint: Checkpoint, contract: Contract, vocabulary: Vocabulary) -> list[Finding]:
     """Everything in which checkpoint and tokenizer differ from the contract."""
     findings = check_tensors(checkpoint.tensors, contract.model) + check_vocabulary(vocabulary, contract)
+    findings += check_rope(contract.model)
     stated = checkpoint.sidecar.tokenizer_digest if checkpoint.sidecar else None
     if stated is not None and stated != vocabulary.digest:
         hint = "the checkpoint was trained with another tokenizer"
@@ -123,8 +132,9 @@ def plan_export(
     `importance` maps GGUF names to (cols,) weights of the squared error.
     Raises PlanError naming a tensor whose shape a quantizer cannot take, and PluginError for an unknown quantizer.
     """
-    specs = inventory(contract.model)
-    names = storage(specs, contract.storage, quant, overrides)
+    specs = gguf_inventory(contract.model)
+    names = storage(inventory(contract.model), contract.storage, quant, overrides)
+    names |= {spec.gguf_name: _DERIVED_TYPE for spec in specs if spec.derived}
     tuning = tuning or Tuning()
     chosen = {name: tuning.apply(catalog.codec(name)) for name in sorted(set(names.values()))}
     tuning.check(tuple(chosen.values()))
@@ -135,7 +145,8 @@ def plan_export(
         weights = importance.get(spec.gguf_name) if importance else None
         nbytes = _planned_nbytes(spec, codec)
         _check_importance(spec, codec, weights)
-        tensors.append(TensorPlan(spec, transform_of(contract.model, spec), codec, nbytes, offset, weights))
+        derived = derived_values(contract.model, spec) if spec.derived else None
+        tensors.append(TensorPlan(spec, transform_of(contract.model, spec), codec, nbytes, offset, weights, derived))
         offset = align(offset + nbytes)
     facts = _facts(contract, vocabulary, tensors)
     return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog)
