@@ -8,7 +8,7 @@ from conform.contract.load import load_contract
 from conform.contract.spec import Contract
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
 from conform.core.errors import ConformError, InputError
-from conform.core.export.transform import transform_of
+from conform.core.export.transform import derived_values, transform_of
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Runtime
@@ -17,7 +17,7 @@ from conform.parity.custody import Custody
 from conform.parity.errors import RuntimeDriverError
 from conform.parity.launcher import Launcher
 from conform.parity.questions.sequences import Scope
-from conform.parity.questions.tokenizer import PromptTokenizer, open_tokenizer
+from conform.parity.questions.tokenizer import PromptTokenizer, open_tokenizer, tokenizer_of_file
 from conform.plugins.registry import Registry
 
 __all__ = ["Candidate", "Source", "check_scope", "open_candidate"]
@@ -44,6 +44,8 @@ class Source:
 
     def stored(self, spec: TensorSpec) -> Float32:
         """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
+        if spec.derived:
+            return derived_values(self.contract.model, spec)
         return transform_of(self.contract.model, spec).apply(self.checkpoint.read(spec.name))
 
 
@@ -95,7 +97,7 @@ def open_candidate(
     source = _source(file, checkpoint, contract)
     asked = load_contract(contract) if source is None and contract is not None else None
     runtime = launcher.open(file)
-    return Candidate(file, runtime, registry, source, _tokenizer(source, tokenizer, asked), launcher, asked)
+    return Candidate(file, runtime, registry, source, _tokenizer(file, source, tokenizer, asked), launcher, asked)
 
 
 def check_scope(scope: Scope, candidate: Candidate) -> None:
@@ -135,9 +137,12 @@ def _source(file: GGUFFile, asked: Path | None, contract: str | None) -> Source 
     return Source(checkpoint, contract_of(checkpoint, contract))
 
 
-def _tokenizer(source: Source | None, asked: Path | None, contract: Contract | None) -> PromptTokenizer | None:
+def _tokenizer(
+    file: GGUFFile, source: Source | None, asked: Path | None, contract: Contract | None
+) -> PromptTokenizer | None:
+    """That of the file asked for, else of the checkpoint, else the file's own as far as its keys say all of it."""
     path = asked or (source.checkpoint.tokenizer_path if source else None)
     if path is None:
-        return None
+        return tokenizer_of_file(file)
     contract = source.contract if source else contract
     return open_tokenizer(path, contract.tokenizer if contract else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conform.contract.check import check_tensors
 from conform.contract.finding import Finding
-from conform.contract.inventory import TensorSpec, inventory
+from conform.contract.inventory import TensorSpec, gguf_inventory, inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint
@@ -16,7 +16,8 @@ from conform.core.codec import Codec
 from conform.core.errors import PlanError
 from conform.core.export.fit import Misfit, describe_misfits, fit_storage
 from conform.core.export.policy import TypeOverride, storage_choices
-from conform.core.export.transform import Transform, transform_of
+from conform.core.export.rope import check_rope
+from conform.core.export.transform import Transform, derived_values, transform_of
 from conform.core.export.tuning import Tuning
 from conform.core.gguf.seal import UNKNOWN_SHA256, refuse_seal_keys, seal, tensor_line
 from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
@@ -27,12 +28,16 @@ from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 
 __all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
 
+# Runtimes read rope_freqs.weight as float32 and as nothing else.
+_DERIVED_TYPE = "f32"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
     """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data.
 
-    `skipped` are the quantizers that it was to be stored by before, and that do not take its rows.
+    `derived` are its values where they are in no checkpoint. `skipped` are the quantizers that it was to be stored by
+    before, and that do not take its rows.
     """
 
     spec: TensorSpec
@@ -41,6 +46,7 @@ class TensorPlan:
     nbytes: int
     offset: int
     importance: Float32 | None = field(default=None, compare=False)
+    derived: Float32 | None = field(default=None, compare=False)
     skipped: tuple[Misfit, ...] = ()
 
     @property
@@ -108,6 +114,7 @@ class ExportPlan:
 def check_export(checkpoint: Checkpoint, contract: Contract, vocabulary: Vocabulary) -> list[Finding]:
     """Everything in which checkpoint and tokenizer differ from the contract."""
     findings = check_tensors(checkpoint.tensors, contract.model) + check_vocabulary(vocabulary, contract)
+    findings += check_rope(contract.model)
     stated = checkpoint.sidecar.tokenizer_digest if checkpoint.sidecar else None
     if stated is not None and stated != vocabulary.digest:
         hint = "the checkpoint was trained with another tokenizer"
@@ -134,8 +141,9 @@ def plan_export(
     take is stored by the first of the `fallbacks` that does.
     Raises PlanError naming every tensor that no quantizer takes, and PluginError for an unknown quantizer.
     """
-    specs = inventory(contract.model)
-    choices = storage_choices(specs, contract.storage, quant, overrides)
+    specs = gguf_inventory(contract.model)
+    choices = storage_choices(inventory(contract.model), contract.storage, quant, overrides)
+    choices |= {spec.gguf_name: (_DERIVED_TYPE,) for spec in specs if spec.derived}
     fits = fit_storage(specs, choices, catalog, fallbacks)
     tuning = tuning or Tuning()
     chosen = {name: tuning.apply(catalog.codec(name)) for name in sorted({fit.quantizer for fit in fits.values()})}
@@ -149,7 +157,8 @@ def plan_export(
         nbytes = codec.nbytes(spec.shape)
         _check_importance(spec, codec, weights)
         transform = transform_of(contract.model, spec)
-        tensors.append(TensorPlan(spec, transform, codec, nbytes, offset, weights, skipped=fit.skipped))
+        derived = derived_values(contract.model, spec) if spec.derived else None
+        tensors.append(TensorPlan(spec, transform, codec, nbytes, offset, weights, derived, fit.skipped))
         offset = align(offset + nbytes)
     facts = _facts(contract, vocabulary, tensors)
     return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog, describe_misfits(fits, specs))
