@@ -8,6 +8,7 @@ from conform.contract.errors import InputError
 from conform.contract.huggingface.family import read_families
 from conform.contract.infer import SENTENCEPIECE_BPE, Inference, infer_contract
 from conform.contract.load import load_contract, shipped_contracts
+from conform.contract.spec import RopeScaling
 from conform.trainer.checkpoints.huggingface import huggingface_config
 
 LLAMA = {
@@ -81,6 +82,22 @@ def test_what_the_trainer_writes_describes_the_model_that_it_trained(name, varia
     # The checkpoint's weights are float32, whatever the training computed in.
     assert inferred.contract.model == dataclasses.replace(contract.model, dtype="f32")
     assert inferred.stored.weights == ("bitnet-online" if variant else "plain")
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("linear", 4.0),
+        RopeScaling("llama3", 8.0, 512, 1.0, 4.0),
+        RopeScaling("yarn", 4.0, 512, beta_fast=16.0, beta_slow=2.0, attention_factor=1.25),
+    ],
+    ids=lambda scaling: scaling.kind,
+)
+def test_what_the_trainer_writes_keeps_the_scaling(scaling):
+    nano = load_contract("nano")
+    model = dataclasses.replace(nano.model, rope_scaling=scaling)
+    config = huggingface_config(dataclasses.replace(nano, model=model))
+    assert infer_contract(config, "x").contract.model.rope_scaling == scaling
 
 
 def test_every_field_has_an_origin():
