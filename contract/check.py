@@ -9,7 +9,7 @@ from conform.contract.spec import ModelSpec
 
 __all__ = ["TensorSeen", "check_tensors"]
 
-_DTYPES = ("F32", "F16", "BF16")
+_DTYPES = ("F32", "F16", "BF16", "F64")
 # Hugging Face once stored this table, which follows from rope_base and rope_dim.
 _DERIVED = ".rotary_emb.inv_freq"
 

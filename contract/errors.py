@@ -11,6 +11,7 @@ ConformError                 the command line prints its one sentence and exits 
 ├── ExportError              an export that could not be completed                     (core)
 ├── PluginError              a plugin that failed to load, clashes or misbehaves       (core)
 ├── RuntimeDriverError       a runtime that cannot be driven at all                    (parity)
+├── ForeignError             another implementation that cannot run a checkpoint       (parity)
 ├── TokenizerError           a tokenizer that cannot be trained, read or agreed on     (trainer)
 └── TrainError               a training run that cannot start or go on                 (trainer)
 

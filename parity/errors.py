@@ -2,7 +2,11 @@
 
 from conform.contract.errors import ConformError
 
-__all__ = ["RuntimeDriverError"]
+__all__ = ["ForeignError", "RuntimeDriverError"]
+
+
+class ForeignError(ConformError):
+    """A checkpoint that the other implementation of its family cannot be asked about, or does not answer for."""
 
 
 class RuntimeDriverError(ConformError):

@@ -7,11 +7,12 @@ from functools import cached_property
 import numpy as np
 
 from conform.contract.finding import Finding
-from conform.contract.inventory import inventory
+from conform.contract.inventory import gguf_inventory
+from conform.contract.rope import FACTOR_TOLERANCE
 from conform.core.errors import InputError
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request, RuntimeFault
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.verify import verify_file
 from conform.core.verify.source import check_pieces, origin_digests
 from conform.parity.candidate import Candidate, Source
@@ -32,8 +33,10 @@ from conform.parity.rungs.likelihood import LikelihoodChanges, RuntimeChange
 from conform.parity.rungs.localise import DivergingVector, first_diverging_vector
 from conform.parity.rungs.quantisation import FileDivergence
 from conform.parity.rungs.sampling import SampledRun
+from conform.parity.rungs.source import CheckedSource, UncheckedSource
 from conform.parity.rungs.tokens import PrintedPieces, Tokenisation, TokenisedText
 from conform.parity.rungs.weights import StoredTensor, StoredWeights
+from conform.parity.source_check import SourceCheck, check_source, source_sequences
 
 __all__ = ["Evidence"]
 
@@ -47,9 +50,11 @@ class Evidence:
     Every figure is computed once, when a rung first asks for it.
     """
 
-    def __init__(self, candidate: Candidate, scope: Scope, progress: Progress) -> None:
+    def __init__(self, candidate: Candidate, scope: Scope, progress: Progress, *, assume_source: bool = False) -> None:
         self._candidate = candidate
         self._scope = scope
+        self._progress = progress
+        self._assume_source = assume_source
         self.observation = Observation(candidate, scope, self._temperature, progress)
         self.references = References(candidate, self.observation)
 
@@ -58,10 +63,11 @@ class Evidence:
         """What the verifier finds, and where the file says that it comes from."""
         file, source = self._candidate.file, self._candidate.source
         try:
-            contract = source.contract if source else None
-            violations = list(verify_file(file.path, self._candidate.registry, contract).findings)
+            violations = list(verify_file(file.path, self._candidate.registry, self._candidate.contract).findings)
             if source and source.checkpoint.tokenizer_path:
-                violations += check_pieces(file, read_vocabulary(source.checkpoint.tokenizer_path))
+                violations += check_pieces(
+                    file, tokenizer_of(source.checkpoint.tokenizer_path, source.contract).vocabulary
+                )
         except InputError as error:
             violations = [Finding("error", str(file.path), "a file that can be checked", str(error))]
         entries = len(file.tensors) + len(file.metadata)
@@ -92,7 +98,7 @@ class Evidence:
         source = self._candidate.source
         if source is None:
             return None
-        return StoredWeights(self._stored(source, digests), digests, source.contract.model.linear == "ternary")
+        return StoredWeights(self._stored(source, digests), digests, source.contract.model.is_ternary)
 
     @cached_property
     def implementation(self) -> WatchedPositions:
@@ -106,6 +112,25 @@ class Evidence:
             best=self.comparison.best,
             debug_error=self._debug_error(),
         )
+
+    @property
+    def source(self) -> CheckedSource | UncheckedSource | None:
+        """Conform's reading of the checkpoint beside another implementation's; None without a checkpoint."""
+        check = self.source_check
+        if check is None or isinstance(check.seen, CheckedSource):
+            return check.seen if check else None
+        return replace(check.seen, waiver=self._waiver())
+
+    @cached_property
+    def source_check(self) -> SourceCheck | None:
+        """What another implementation computes over the checkpoint; None without one."""
+        source = self._candidate.source
+        if source is None:
+            return None
+        self._progress("asking another implementation", 0, 1)
+        check = check_source(source, source_sequences(source, self._candidate.tokenizer, self._scope.longest))
+        self._progress("asking another implementation", 1, 1)
+        return check
 
     @property
     def quantisation(self) -> FileDivergence | None:
@@ -205,6 +230,13 @@ class Evidence:
         compared = self.comparison
         return Agreement(compared.runtime, compared.noise, compared.flips, judged)
 
+    def _waiver(self) -> str:
+        """Why a source that could not be checked is taken as it is read; "" where it is not."""
+        if self._assume_source:
+            return "assumed, as --assume-source says"
+        source = self._candidate.source
+        return "not required, as conform trained it" if source and source.trained_here else ""
+
     def _temperature(self, ids: tuple[int, ...]) -> float:
         return self.references.temperature(ids)
 
@@ -267,10 +299,11 @@ class Evidence:
     def _stored(self, source: Source, digests: Mapping[str, str | None]) -> Iterator[StoredTensor]:
         """The contract's tensors, then those that the file alone has and the runtime hashed."""
         tensors, decoded = self._candidate.file.tensors, self.references.weights.decoded
-        listed = {spec.gguf_name: spec for spec in inventory(source.contract.model)}
+        listed = {spec.gguf_name: spec for spec in gguf_inventory(source.contract.model)}
         for name, spec in listed.items():
             if name in tensors:
-                yield StoredTensor(name, source.stored(spec), tensors[name].ggml_type, decoded(name))
+                kind, tolerance = tensors[name].ggml_type, FACTOR_TOLERANCE if spec.derived else 0.0
+                yield StoredTensor(name, source.stored(spec), kind, decoded(name), tolerance)
             else:
                 yield StoredTensor(name, None, None, None)
         for name in digests:

@@ -13,7 +13,7 @@ from conform.parity.ladder import Rungs, climb
 from conform.parity.launcher import DEFAULT_DRIVER, find_launcher
 from conform.parity.progress import Progress, silent
 from conform.parity.questions.sequences import Scope
-from conform.parity.receipt import receipt
+from conform.parity.receipt import receipt, source_receipt
 from conform.parity.reference.metrics import average
 from conform.parity.rungs.file import judge_file
 from conform.parity.rungs.greedy import judge_greedy
@@ -22,6 +22,7 @@ from conform.parity.rungs.integrity import judge_integrity
 from conform.parity.rungs.likelihood import judge_likelihood
 from conform.parity.rungs.quantisation import judge_quantisation
 from conform.parity.rungs.sampling import judge_sampling
+from conform.parity.rungs.source import judge_source
 from conform.parity.rungs.tokens import judge_tokens
 from conform.parity.rungs.weights import judge_weights
 from conform.parity.verdict import RUNGS, Ledger, RungResult, Verdict
@@ -43,10 +44,12 @@ def judge_runtime(
     limits: Limits | None = None,
     progress: Progress = silent,
     keep_going: bool = False,
+    assume_source: bool = False,
 ) -> Verdict:
     """The verdict on one program that runs one GGUF file; without a program, on goref, which is built for it.
 
-    The checkpoint, when none is named, is the one beside the file. What is wrong with the runtime stands in the
+    The checkpoint, when none is named, is the one beside the file; `assume_source` takes one that no other
+    implementation can be asked about as conform reads it. What is wrong with the runtime stands in the
     verdict. Raises ConformError for what cannot be judged at all: a file, checkpoint, tokenizer or program that cannot
     be opened, or a prompt that cannot be asked.
     """
@@ -54,22 +57,29 @@ def judge_runtime(
     launcher = find_launcher(registry, driver, program, limits)
     candidate = open_candidate(model, launcher, registry, checkpoint=checkpoint, contract=contract, tokenizer=tokenizer)
     check_scope(scope, candidate)
-    return judge(candidate, scope, limits, progress, keep_going=keep_going)
+    return judge(candidate, scope, limits, progress, keep_going=keep_going, assume_source=assume_source)
 
 
 def judge(
-    candidate: Candidate, scope: Scope, limits: Limits, progress: Progress = silent, *, keep_going: bool = False
+    candidate: Candidate,
+    scope: Scope,
+    limits: Limits,
+    progress: Progress = silent,
+    *,
+    keep_going: bool = False,
+    assume_source: bool = False,
 ) -> Verdict:
     """The verdict on an opened candidate; `keep_going` runs every rung, whatever failed before."""
     with Custody() as custody:
-        verdict = _judged(candidate.kept(custody), custody, scope, limits, progress, keep_going)
+        kept = candidate.kept(custody)
+        evidence = Evidence(kept, scope, progress, assume_source=assume_source)
+        verdict = _judged(evidence, kept, custody, scope, limits, keep_going)
     return replace(verdict, model=str(candidate.file.path))  # as it was named, not the private copy
 
 
 def _judged(
-    candidate: Candidate, custody: Custody, scope: Scope, limits: Limits, progress: Progress, keep_going: bool
+    evidence: Evidence, candidate: Candidate, custody: Custody, scope: Scope, limits: Limits, keep_going: bool
 ) -> Verdict:
-    evidence = Evidence(candidate, scope, progress)
     results = climb(_rungs(evidence, candidate, custody), keep_going=keep_going)
     implementation = results["implementation"]
     if implementation.status == "fail" and implementation.compared:
@@ -79,7 +89,10 @@ def _judged(
         rungs=tuple(results[rung] for rung in RUNGS),
         quantisation=_quantisation_ledger(evidence, results["quantisation"]),
         implementation=_implementation_ledger(evidence, results["implementation"]),
-        receipt=_receipt(evidence, candidate, custody, scope, limits),
+        receipt={
+            **_receipt(evidence, candidate, custody, scope, limits),
+            "source": source_receipt(evidence.source_check if results["source"].compared else None, results["source"]),
+        },
     )
 
 
@@ -90,6 +103,7 @@ def _rungs(evidence: Evidence, candidate: Candidate, custody: Custody) -> Rungs:
         "tokens": lambda: judge_tokens(evidence.tokens),
         "weights": lambda: judge_weights(evidence.weights),
         "implementation": lambda: judge_implementation(evidence.implementation),
+        "source": lambda: judge_source(evidence.source),
         "quantisation": lambda: judge_quantisation(evidence.quantisation),
         "greedy": lambda: judge_greedy(evidence.greedy),
         "sampling": lambda: judge_sampling(evidence.sampling, candidate.runtime.generator),

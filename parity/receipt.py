@@ -15,8 +15,10 @@ from conform.core.runtime import Limits, Runtime, RuntimeFault
 from conform.parity.candidate import Candidate
 from conform.parity.custody import Kept
 from conform.parity.questions.sequences import Scope, WatchedSequence
+from conform.parity.source_check import SourceCheck
+from conform.parity.verdict import RungResult
 
-__all__ = ["receipt"]
+__all__ = ["receipt", "source_receipt"]
 
 
 def receipt(
@@ -24,18 +26,32 @@ def receipt(
 ) -> dict[str, Any]:
     """Digests of runtime, file, checkpoint, tokenizer, contract and prompts; the reference's identity; the options."""
     model, *programs = kept
-    source = candidate.source
+    source, contract = candidate.source, candidate.contract
     tokenizer = source.checkpoint.tokenizer_path if source else None
     return {
         "runtime": _runtime(candidate, programs),
         "gguf": {"path": str(model.original), "sha256": model.sha256, "judged": _how(model)},
         "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
-        "contract": {"name": source.contract.name, "digest": source.contract.digest} if source else None,
+        "contract": {"name": contract.name, "digest": contract.digest} if contract else None,
         "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
         "prompts": {"sha256": _prompts_digest(sequences), "sequences": len(sequences), "max_tokens": scope.max_tokens},
         "seed": scope.seed,
         "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
         "reference": _reference_identity(),
+    }
+
+
+def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, Any]:
+    """What another implementation was asked, and its versions; or why the source was not checked."""
+    if check is None:
+        return {"checked": False, "waived": result.status == "waived", "reason": result.reason}
+    ids = json.dumps([[sequence.name, *sequence.ids] for sequence in check.sequences], separators=(",", ":"))
+    return {
+        "checked": True,
+        "versions": dict(check.versions),
+        "config_sha256": check.config_sha256,
+        "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+        "positions": result.compared,
     }
 
 

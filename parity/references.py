@@ -14,7 +14,7 @@ from conform.parity.candidate import Candidate
 from conform.parity.comparison import Logits
 from conform.parity.observation import Observation
 from conform.parity.questions.sequences import FREE, SequenceKind, WatchedSequence
-from conform.parity.reference.dimensions import dimensions_of_file, dimensions_of_model
+from conform.parity.reference.dimensions import dimensions_of_file
 from conform.parity.reference.metrics import (
     Divergence,
     Float64,
@@ -25,8 +25,9 @@ from conform.parity.reference.metrics import (
 )
 from conform.parity.reference.model import Reference
 from conform.parity.reference.sampler import uncertain_temperature
-from conform.parity.reference.weights import CheckpointWeights, FileWeights
+from conform.parity.reference.weights import FileWeights
 from conform.parity.rungs.likelihood import LikelihoodChange
+from conform.parity.source_check import reference_of
 
 __all__ = ["QuantisationCost", "References"]
 
@@ -119,10 +120,7 @@ class References:
     @cached_property
     def _original(self) -> Reference | None:
         source = self._candidate.source
-        if source is None:
-            return None
-        weights = CheckpointWeights(source.checkpoint, source.contract)
-        return Reference(dimensions_of_model(source.contract.model), weights)
+        return None if source is None else reference_of(source)
 
     @cached_property
     def _noisy(self) -> Reference:

@@ -1,6 +1,6 @@
 """Verdict: what each rung measured, and whether that is enough.
 
-Nothing compared is a failure, and a rung that was not run has not passed.
+Nothing compared is a failure, and a rung that was not run has not passed. One that was waived says why.
 """
 
 import math
@@ -17,21 +17,34 @@ __all__ = [
     "Measurement",
     "RungName",
     "RungResult",
+    "RungStatus",
     "Verdict",
     "blocked",
     "faulted",
     "judged",
     "not_run",
+    "waived",
 ]
 
 RungName: TypeAlias = Literal[
-    "file", "tokens", "weights", "implementation", "quantisation", "greedy", "sampling", "likelihood", "integrity"
+    "file",
+    "tokens",
+    "weights",
+    "implementation",
+    "source",
+    "quantisation",
+    "greedy",
+    "sampling",
+    "likelihood",
+    "integrity",
 ]
+RungStatus: TypeAlias = Literal["pass", "fail", "not run", "waived"]
 RUNGS: tuple[RungName, ...] = (
     "file",
     "tokens",
     "weights",
     "implementation",
+    "source",
     "quantisation",
     "greedy",
     "sampling",
@@ -59,12 +72,13 @@ class Measurement:
 class RungResult:
     """One rung: how many `unit` were compared, what was measured, what was found wrong.
 
-    `fault` is set when the runtime did not answer; `reason` says in a sentence why the rung failed or did not run.
+    `fault` is set when the runtime did not answer; `reason` says in a sentence why the rung failed, did not run or was
+    waived.
     `blocked_by` names the rungs that this one builds on, when it was not run because of them.
     """
 
     rung: RungName
-    status: Literal["pass", "fail", "not run"]
+    status: RungStatus
     compared: int = 0
     unit: str = ""
     measurements: tuple[Measurement, ...] = ()
@@ -83,6 +97,11 @@ class RungResult:
     def passed(self) -> bool:
         """True only when something was compared and all of it held."""
         return self.status == "pass"
+
+    @property
+    def suffices(self) -> bool:
+        """True when the verdict may pass with it: it passed, or was waived."""
+        return self.passed or self.status == "waived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +124,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """True when every rung of the ladder is there and passed."""
-        return [rung.rung for rung in self.rungs] == list(RUNGS) and all(rung.passed for rung in self.rungs)
+        """True when every rung of the ladder is there and passed, or was waived."""
+        return [rung.rung for rung in self.rungs] == list(RUNGS) and all(rung.suffices for rung in self.rungs)
 
     def to_json(self) -> dict[str, Any]:
         """The report; numbers that JSON cannot hold are written as text."""
@@ -140,7 +159,7 @@ def judged(
     elif failed(findings):
         errors = [finding for finding in findings if finding.severity == "error"]
         reason = f"{errors[0]}" + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")
-    status: Literal["pass", "fail"] = "fail" if reason else "pass"
+    status: RungStatus = "fail" if reason else "pass"
     return RungResult(
         rung, status, compared, unit, tuple(measurements), tuple(findings), reason=reason, notes=tuple(notes)
     )
@@ -154,6 +173,11 @@ def faulted(rung: RungName, fault: RuntimeFault) -> RungResult:
 def not_run(rung: RungName, reason: str) -> RungResult:
     """A rung that could not be run; those that build on it are run all the same."""
     return RungResult(rung, "not run", reason=reason)
+
+
+def waived(rung: RungName, reason: str) -> RungResult:
+    """A rung that could not be run and that the verdict does without, for the reason given."""
+    return RungResult(rung, "waived", reason=reason)
 
 
 def blocked(rung: RungName, by: Sequence[RungResult]) -> RungResult:

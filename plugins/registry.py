@@ -11,6 +11,7 @@ from conform.core.errors import PluginError
 from conform.core.metadata import OwnedWriter
 from conform.core.quantizer import Quantizer
 from conform.core.runtime import RuntimeDriver
+from conform.plugins.decoders import foreign_decoder
 
 __all__ = ["Failure", "Kind", "Plugin", "Registry"]
 
@@ -86,11 +87,14 @@ class Registry:
     def decoder(self, ggml_type: int, variant: str = "") -> Codec:
         """A quantizer that decodes bytes of that layout; equal layouts decode alike, so the first one is taken.
 
-        Raises PluginError when no plugin reads the layout.
+        A type that no quantizer writes may still be one that the gguf package decodes.
+        Raises PluginError when nothing reads the layout.
         """
         for name, quantizer in self.quantizers.items():
             if (quantizer.layout.ggml_type, quantizer.layout.variant) == (ggml_type, variant):
                 return self.codec(name)
+        if not variant and (codec := foreign_decoder(ggml_type)) is not None:
+            return codec
         layout = f"GGML type {ggml_type}" + (f", variant {variant}" if variant else "")
         raise PluginError(f"{layout}: no quantizer decodes it; there are {self._listed()}{self._failed()}")
 

@@ -1,5 +1,6 @@
 """Settings that every test shares, and marks that say what a test needs."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -86,3 +87,34 @@ def wheel_file(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (source / "dist").glob("*.whl")
     return path
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer_json():
+    """make_tokenizer_json(size, pre) is a byte-level BPE of `size` pieces as a tokenizer.json holds it, parsed.
+
+    Its first pieces are <|begin|>, <|end|> and the bytes; it puts nothing around a text.
+    """
+    import tokenizers
+    from tokenizers.trainers import BpeTrainer
+
+    from conform.core.tokenizer.pre import PRE_TOKENIZERS
+
+    def make(size=400, pre="gpt-2"):
+        known = PRE_TOKENIZERS[pre]
+        empty = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": known.ignore_merges}
+        decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+        parts = {"pre_tokenizer": known.definition, "decoder": decoder, "model": empty}
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(parts))
+        trainer = BpeTrainer(
+            vocab_size=size,
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<|begin|>", "<|end|>"],
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([(ROOT / "README.md").read_text(encoding="utf-8")] * 2, trainer)
+        made = json.loads(tokenizer.to_str())
+        assert len(made["model"]["vocab"]) == size
+        return made
+
+    return make

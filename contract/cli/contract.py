@@ -1,6 +1,7 @@
 """conform contract: list, show, solve, check, diff, infer."""
 
 import dataclasses
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -182,18 +183,23 @@ def diff_contracts(left: str, right: str, json_path: str | None) -> int:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the spec file here.")
 @click.option("--name", help="The contract's name; by default the folder's.")
-def infer(checkpoint: Path, output: Path | None, name: str | None) -> int:
-    """Write the spec file that a Hugging Face CHECKPOINT's config.json describes."""
-    from conform.contract.infer import contract_from_hf_config
-    from conform.core.files.json import read_json_object
+@json_option
+def infer(checkpoint: Path, output: Path | None, name: str | None, json_path: str | None) -> int:
+    """Show the contract that a Hugging Face CHECKPOINT's config.json describes, and where each field comes from."""
+    from conform.core.checkpoint.inference import infer_checkpoint
 
-    config = read_json_object(checkpoint / "config.json", "a Hugging Face configuration")
-    spec = dump_contract(contract_from_hf_config(config, name or checkpoint.resolve().name))
-    if output is None:
-        click.echo(spec, nl=False)
-    else:
+    inferred = infer_checkpoint(checkpoint, name)
+    if output is not None:
         check_replaceable(output, "name = ")
-        write_text_atomically(output, spec)
+        write_text_atomically(output, dump_contract(inferred.contract))
+    if not write_json(inferred.to_json(), json_path):
+        print_table(("field", "value", "from"), [(o.field, json.dumps(o.value), o.source) for o in inferred.origins])
+        if inferred.ignored:
+            click.echo()
+            print_table(
+                ("ignored", "value", "because"), [(i.key, json.dumps(i.value)[:80], i.why) for i in inferred.ignored]
+            )
+        click.echo(f"\n{inferred.contract.name}: {inferred.summary}")
     return 0
 
 

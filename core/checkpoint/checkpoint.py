@@ -7,17 +7,26 @@ from pathlib import Path
 
 from conform.contract.check import TensorSeen
 from conform.contract.load import load_contract
+from conform.contract.quantisation import PLAIN, Stored, stored_weights
 from conform.contract.spec import Contract
+from conform.core.checkpoint.locate import locate_checkpoint
 from conform.core.checkpoint.safetensors_header import StoredTensor, read_safetensors_header
-from conform.core.checkpoint.safetensors_index import read_safetensors_folder, read_safetensors_index
-from conform.core.checkpoint.safetensors_values import check_finite, equal_bytes, read_values
+from conform.core.checkpoint.safetensors_index import (
+    ADAPTER_CONFIG,
+    MERGE,
+    read_safetensors_folder,
+    read_safetensors_index,
+)
 from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, listed_path, read_sidecar
+from conform.core.checkpoint.stored_weights import join_weights
+from conform.core.checkpoint.weight import Weight, check_finite, equal_values, read_weight
 from conform.core.errors import CheckpointError
 from conform.core.files.digest import file_sha256
 from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
+from conform.core.tokenizer.tokenizer import find_tokenizer
 
-__all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "contract_of", "open_checkpoint"]
 
 _WAIT = "try again when nothing writes it any more"
 
@@ -28,18 +37,29 @@ class Checkpoint:
     Frozen once opened: headers are read at once, values only by `read`.
     """
 
-    def __init__(self, path: Path, folder: Path, stored: Mapping[str, StoredTensor], sidecar: Sidecar | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        stored: Mapping[str, StoredTensor],
+        weights: Mapping[str, Weight],
+        sidecar: Sidecar | None,
+        form: Stored,
+    ) -> None:
         self.path = path
-        """As it was asked for: the folder, or the file."""
+        """The folder, or the file: as it was asked for, or where the folder that was asked for leads to."""
         self.folder = folder
         self.sidecar = sidecar
+        self.form = form
+        """How its linear layers are stored."""
         self._stored = stored
+        self._weights = weights
         self._finite: set[str] = set()
 
     @property
     def tensors(self) -> Mapping[str, TensorSeen]:
-        """Name → shape and dtype of every tensor."""
-        return {name: TensorSeen(tensor.shape, tensor.dtype) for name, tensor in self._stored.items()}
+        """Name → shape and dtype of every weight's values: F32 for a quantised one, whose scales are part of it."""
+        return {name: TensorSeen(weight.shape, weight.dtype) for name, weight in self._weights.items()}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -48,9 +68,8 @@ class Checkpoint:
 
     @property
     def tokenizer_path(self) -> Path | None:
-        """The SentencePiece model beside the weights, or None."""
-        path = self.folder / "tokenizer.model"
-        return path if path.is_file() else None
+        """The tokenizer beside the weights, a SentencePiece model or else a tokenizer.json, or None."""
+        return find_tokenizer(self.folder)
 
     @property
     def config_path(self) -> Path | None:
@@ -108,11 +127,12 @@ class Checkpoint:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def read(self, name: str) -> Float32:
-        """The values of one tensor as float32, a fresh array in its stored shape.
+        """The values of one weight as float32, a fresh array in its shape: codes and scales are multiplied.
 
-        Raises CheckpointError for a name that is not there, a dtype that holds no weights, or data that are gone.
+        Raises CheckpointError for a name that is not there, a dtype that holds no weights, or data that are gone or
+        mean nothing.
         """
-        return read_values(name, self._find(name))
+        return read_weight(self._find(name))
 
     def check_finite(self, name: str) -> None:
         """Pass when every value of the tensor is finite; reads it in pieces.
@@ -120,69 +140,54 @@ class Checkpoint:
         Raises CheckpointError naming the tensor and the place of its first NaN or infinity.
         """
         if name not in self._finite:  # several exports of one checkpoint look once
-            check_finite(name, self._find(name))
+            check_finite(self._find(name))
             self._finite.add(name)
 
     def without_tied_copy(self) -> "Checkpoint":
-        """The same checkpoint without an `lm_head.weight` that is byte-equal to the embedding that it is tied to.
+        """The same checkpoint without an `lm_head.weight` of the same values as the embedding that it is tied to.
 
         Raises CheckpointError when the two differ: then the model is not tied.
         """
         copy, embedding = ("lm_head.weight", "model.embed_tokens.weight")
-        if copy not in self._stored or embedding not in self._stored:
+        if copy not in self._weights or embedding not in self._weights:
             return self
-        if not equal_bytes(self._stored[copy], self._stored[embedding]):
+        if not equal_values(self._weights[copy], self._weights[embedding]):
             raise CheckpointError(
                 f"{self.path}: lm_head.weight differs from model.embed_tokens.weight, though the contract ties them; "
                 "use a contract with tied_embeddings = false"
             )
-        kept = {name: tensor for name, tensor in self._stored.items() if name != copy}
-        return Checkpoint(self.path, self.folder, kept, self.sidecar)
+        kept = {name: weight for name, weight in self._weights.items() if name != copy}
+        # The copy stays among what is stored: its file is part of the checkpoint, and so of its digest.
+        return Checkpoint(self.path, self.folder, self._stored, kept, self.sidecar, self.form)
 
-    def _find(self, name: str) -> StoredTensor:
-        if name not in self._stored:
+    def _find(self, name: str) -> Weight:
+        if name not in self._weights:
             raise CheckpointError(f"{self.path}: no tensor {name}")
-        return self._stored[name]
+        return self._weights[name]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in that folder (one file, or an index and its shards), or that one safetensors file.
+    """The checkpoint in that folder (one file, or shards with or without an index), or that one safetensors file.
 
-    Raises InputError naming the file at fault.
+    A run's folder leads to its newest checkpoint, a hub's cache to its snapshot. Raises InputError naming the file at
+    fault.
     """
-    if path.is_dir():
-        stored = read_safetensors_folder(path)
-        return Checkpoint(path, path, stored, read_sidecar(path))
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
-    if path.name.endswith(".index.json"):
-        return Checkpoint(path, path.parent, read_safetensors_index(path), read_sidecar(path.parent))
-    sidecar = read_sidecar(path.parent)
-    # A file beside a sidecar that does not list it is another model.
-    ours = sidecar if sidecar is not None and path.name in sidecar.files else None
-    return Checkpoint(path, path.parent, read_safetensors_header(path), ours)
-
-
-def newest_checkpoint(runs: Path = Path("runs")) -> Path:
-    """The folder of the complete checkpoint that was finished last, anywhere up to three levels under `runs`.
-
-    Raises CheckpointError when there is none.
-    """
-    return finished_checkpoints(runs)[0]
-
-
-def finished_checkpoints(runs: Path) -> list[Path]:
-    """The folders of all complete checkpoints up to three levels under `runs`, the one finished last first.
-
-    Raises CheckpointError when there is none.
-    """
-    sidecars = [
-        path for depth in range(4) for path in runs.glob("*/" * depth + SIDECAR_NAME) if _is_finished(runs, path)
-    ]
-    if not sidecars:
-        raise CheckpointError(f"{runs}: no complete checkpoint under this folder; name one, or train one first")
-    sidecars.sort(key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)
-    return [path.parent for path in sidecars]
+    path = locate_checkpoint(path)
+    folder = path if path.is_dir() else path.parent
+    sidecar = read_sidecar(folder)
+    if path.is_dir():
+        stored = read_safetensors_folder(path)
+    elif path.name.endswith(".index.json"):
+        stored = read_safetensors_index(path)
+    else:
+        stored = read_safetensors_header(path)
+        # A file beside a sidecar that does not list it is another model.
+        sidecar = sidecar if sidecar is not None and path.name in sidecar.files else None
+    _refuse_adapter(path, stored)
+    form = _form(folder, sidecar)
+    return Checkpoint(path, folder, stored, join_weights(stored, form), sidecar, form)
 
 
 def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
@@ -199,20 +204,40 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
                 f"{checkpoint.path}: made under contract {sidecar.contract.name} ({sidecar.contract_digest[:12]}), "
                 f"not {contract.name} ({contract.digest[:12]}); `conform contract diff` shows what differs"
             )
+        _refuse_other_reading(checkpoint, contract)
         return contract
     if sidecar is not None:
         return sidecar.contract
-    if checkpoint.config_path is not None:
-        from conform.contract.infer import contract_from_hf_config
+    from conform.core.checkpoint.inference import inference_of
 
-        config = read_json_object(checkpoint.config_path, "a Hugging Face configuration")
-        return contract_from_hf_config(config, checkpoint.folder.resolve().name)
+    if (inferred := inference_of(checkpoint, asked)) is not None:
+        return inferred.contract
     raise CheckpointError(
         f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights says what the model is; "
         "name its contract with --contract"
     )
 
 
-def _is_finished(runs: Path, sidecar: Path) -> bool:
-    # A hidden folder is a checkpoint that is still being written.
-    return not any(part.startswith(".") for part in sidecar.relative_to(runs).parent.parts)
+def _refuse_adapter(path: Path, stored: Mapping[str, StoredTensor]) -> None:
+    if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"{path}: {ADAPTER_CONFIG} makes this a base model with an adapter (PEFT); {MERGE}")
+    if any(".lora_" in name or name.startswith("base_model.") for name in stored):
+        raise CheckpointError(f"{path}: is an adapter (PEFT), not a model; {MERGE}")
+
+
+def _refuse_other_reading(checkpoint: Checkpoint, contract: Contract) -> None:
+    """Pass when the contract's linear layers compute with the weights as config.json says that they are meant."""
+    expected = {"bitnet-online": "ternary", "bitnet-packed": "ternary-stored"}.get(checkpoint.form.weights)
+    if expected not in (None, contract.model.linear):
+        raise CheckpointError(
+            f'{checkpoint.path}: config.json stores weights for linear = "{expected}", but contract {contract.name} '
+            f'has "{contract.model.linear}"; use a contract with the former'
+        )
+
+
+def _form(folder: Path, sidecar: Sidecar | None) -> Stored:
+    """How the weights are stored: plainly in a checkpoint that conform wrote, else as config.json says."""
+    path = folder / "config.json"
+    if sidecar is not None or not path.is_file():
+        return PLAIN
+    return stored_weights(read_json_object(path, "a Hugging Face configuration"), str(path))

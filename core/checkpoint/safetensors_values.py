@@ -1,6 +1,7 @@
-"""Safetensors values: the bytes of one stored tensor as float32, read in pieces where that will do."""
+"""Safetensors values: rows of one stored tensor, so that a tensor can be gone through in bounded memory."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,85 +11,68 @@ from conform.core.checkpoint.safetensors_header import StoredTensor
 from conform.core.errors import CheckpointError
 from conform.core.quantizer import Float32
 
-__all__ = ["check_finite", "equal_bytes", "read_values"]
+__all__ = ["FLOAT_DTYPES", "as_table", "read_bytes", "read_rows"]
 
-# Bytes of one read: large enough for the disk, small beside a tensor, a whole number of values of any dtype.
-_CHUNK = 16 << 20
-# dtype → its bits as a whole number, and those of the exponent: all of them are set in NaN and infinity alone.
-_EXPONENTS: Mapping[str, tuple[str, int]] = {
-    "F32": ("<u4", 0x7F800000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-}
+FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+"""What holds weights as they are; F8_E4M3 is read too, but means nothing without its scales."""
 
 
-def read_values(name: str, tensor: StoredTensor) -> Float32:
-    """The values as float32, a fresh array in the stored shape; half precision is widened exactly.
+def as_table(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor of that shape; a vector is a column."""
+    return (shape[0] if shape else 1), math.prod(shape[1:])
 
-    Raises CheckpointError for a dtype that holds no weights or a truncated file, InputError when it cannot be read.
+
+def read_rows(tensor: StoredTensor, start: int, stop: int) -> Float32:
+    """The rows from `start` up to `stop` as float32, a fresh array (stop - start, columns).
+
+    Exact but for F64, whose values are rounded. Raises CheckpointError for a dtype that holds no weights or a truncated
+    file, InputError when it cannot be read.
     """
-    raw = _read_raw(name, tensor)
-    if tensor.dtype == "F32":
-        return raw.view("<f4").reshape(tensor.shape)
-    if tensor.dtype == "F16":
-        with np.errstate(invalid="ignore"):  # a signalling NaN is reported by whoever checks the values
-            return raw.view("<f2").astype(np.float32).reshape(tensor.shape)
-    if tensor.dtype == "BF16":
-        wide = raw.view("<u2").astype(np.uint32)
-        return np.left_shift(wide, 16, out=wide).view(np.float32).reshape(tensor.shape)
-    raise _no_weights(name, tensor)
-
-
-def check_finite(name: str, tensor: StoredTensor) -> None:
-    """Pass when every value is finite.
-
-    Raises CheckpointError naming the tensor and the place of its first NaN or infinity.
-    """
-    if tensor.dtype not in _EXPONENTS:
-        raise _no_weights(name, tensor)
-    kind, mask = _EXPONENTS[tensor.dtype]
-    seen = 0
-    for chunk in _chunks(tensor):
-        bits = np.frombuffer(chunk, np.dtype(kind))
-        bad = (bits & bits.dtype.type(mask)) == mask
-        if bad.any():
-            index = np.unravel_index(seen + int(np.argmax(bad)), tensor.shape or (1,))
-            value = read_values(name, tensor).reshape(tensor.shape or (1,))[index]
-            place = [int(i) for i in index]
-            raise CheckpointError(f"{tensor.path}: {name}: the value at {place} is {value}; expected finite weights")
-        seen += len(bits)
-
-
-def equal_bytes(left: StoredTensor, right: StoredTensor) -> bool:
-    """True when two tensors have the same dtype, shape and bytes."""
-    if (left.dtype, left.shape) != (right.dtype, right.shape):
-        return False
-    return all(a == b for a, b in zip(_chunks(left), _chunks(right), strict=True))
-
-
-def _chunks(tensor: StoredTensor) -> Iterator[bytes]:
-    with open_regular(tensor.path) as file:
-        file.seek(tensor.offset)
-        for start in range(0, tensor.nbytes, _CHUNK):
-            wanted = min(_CHUNK, tensor.nbytes - start)
-            chunk = file.read(wanted)
-            if len(chunk) != wanted:
-                raise CheckpointError(f"{tensor.path}: the file was truncated while it was read")
-            yield chunk
-
-
-def _read_raw(name: str, tensor: StoredTensor) -> NDArray[np.uint8]:
-    # Read, not mapped: a file that shrinks meanwhile is then an error, where a mapping would kill the process.
-    raw = np.empty(tensor.nbytes, np.uint8)
-    with open_regular(tensor.path) as file:
-        file.seek(tensor.offset)
-        found = file.readinto(memoryview(raw.data))
-    if found != tensor.nbytes:
+    decode = _DECODERS.get(tensor.dtype)
+    if decode is None:
         raise CheckpointError(
-            f"{tensor.path}: {name}: {found} of {tensor.nbytes} bytes are left; the file was truncated"
+            f"{tensor.path}: {tensor.name}: dtype {tensor.dtype} holds no weights; expected one of "
+            f"{', '.join(FLOAT_DTYPES)}"
         )
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are reported by whoever checks the values
+        return decode(read_bytes(tensor, start, stop)).reshape(stop - start, -1)
+
+
+def read_bytes(tensor: StoredTensor, start: int, stop: int) -> NDArray[np.uint8]:
+    """The bytes of the rows from `start` up to `stop`, a fresh vector.
+
+    Raises CheckpointError for a truncated file, InputError when it cannot be read.
+    """
+    per_row = tensor.nbytes // as_table(tensor.shape)[0]
+    # Read, not mapped: a file that shrinks meanwhile is then an error, where a mapping would kill the process.
+    raw = np.empty((stop - start) * per_row, np.uint8)
+    with open_regular(tensor.path) as file:
+        file.seek(tensor.offset + start * per_row)
+        found = file.readinto(memoryview(raw.data))
+    if found != raw.size:
+        raise CheckpointError(f"{tensor.path}: {tensor.name}: the file was truncated while it was read")
     return raw
 
 
-def _no_weights(name: str, tensor: StoredTensor) -> CheckpointError:
-    return CheckpointError(f"{tensor.path}: {name}: dtype {tensor.dtype} holds no weights; expected F32, F16 or BF16")
+def _e4m3_values() -> Float32:
+    """What each byte means as FP8 E4M3 (arXiv:2209.05433): sign, four bits of exponent, three of mantissa."""
+    codes = np.arange(256)
+    exponent, mantissa = codes >> 3 & 15, codes & 7
+    magnitudes = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10))
+    magnitudes[codes & 127 == 127] = np.nan
+    return np.where(codes < 128, magnitudes, -magnitudes).astype(np.float32)
+
+
+def _widened(raw: NDArray[np.uint8]) -> Float32:
+    wide = raw.view("<u2").astype(np.uint32)
+    return np.left_shift(wide, 16, out=wide).view(np.float32)
+
+
+_E4M3 = _e4m3_values()
+_DECODERS: Mapping[str, Callable[[NDArray[np.uint8]], Float32]] = {
+    "F64": lambda raw: raw.view("<f8").astype(np.float32),
+    "F32": lambda raw: raw.view("<f4"),
+    "F16": lambda raw: raw.view("<f2").astype(np.float32),
+    "BF16": _widened,
+    "F8_E4M3": lambda raw: _E4M3[raw],
+}

@@ -12,6 +12,8 @@ EXTRAS: Mapping[str, str] = {
     "matplotlib": "report",
     "tensorboard": "report",
     "hypothesis": "kit",
+    "transformers": "hf",
+    "tokenizers": "hf",
 }
 """The top-level modules that the code imports where it uses them, each with its extra in pyproject.toml."""
 

@@ -22,7 +22,9 @@ __all__ = ["verify"]
     "--contract", "contract_name", metavar="NAME", help="A contract's name or file.  [default: the one in FILE]"
 )
 @click.option("--checkpoint", type=PATH, help="What FILE was made from; decides what FILE alone cannot show.")
-@click.option("--tokenizer", type=PATH, help="The SentencePiece model.  [default: tokenizer.model in --checkpoint]")
+@click.option(
+    "--tokenizer", type=PATH, help="The tokenizer.model or tokenizer.json.  [default: the one in --checkpoint]"
+)
 @json_option
 def verify(
     file: Path, contract_name: str | None, checkpoint: Path | None, tokenizer: Path | None, json_path: str | None

@@ -1,6 +1,7 @@
 """Transform: what is done to a tensor's values between a checkpoint and the quantizer.
 
-A ternary layer is stored as what it computes with, not as its latent weights. And a checkpoint rotates the halves of a
+A ternary layer is stored as what it computes with, not as its latent weights; one whose stored weights are ternary
+already is only looked at. And a checkpoint rotates the halves of a
 head, (i, i + d/2), where architecture `llama` in GGUF rotates neighbours, (2i, 2i + 1):
 
     head of a checkpoint   a0 a1 a2 a3 | b0 b1 b2 b3      d = rope_dim = 8
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from conform.contract.inventory import TensorSpec
+from conform.contract.rope import frequency_factors
 from conform.contract.spec import ModelSpec
 from conform.core.errors import PlanError
-from conform.core.i2_s.ternary import effective
+from conform.core.i2_s.ternary import effective, stored_ternary
 from conform.core.quantizer import Float32
 
-__all__ = ["Rotary", "Transform", "permute_qk", "transform_of"]
+__all__ = ["Rotary", "Transform", "derived_values", "permute_qk", "transform_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,13 @@ class Rotary:
 class Transform:
     """First the values are ternarised, then rotary rows are interleaved; either may be left out.
 
+    `stored_ternary` changes nothing, but refuses values that are not ternary already.
     As text it is "none", "permute", "ternarise" or "ternarise, permute".
     """
 
     ternarise: bool = False
     permute: Rotary | None = None
+    stored_ternary: bool = False
 
     def __str__(self) -> str:
         steps = ["ternarise"] * self.ternarise + ["permute"] * (self.permute is not None)
@@ -45,8 +49,11 @@ class Transform:
     def apply(self, values: Float32) -> Float32:
         """The values that are stored, C-contiguous, in the same shape; the input is untouched.
 
-        Raises QuantizeError for NaN and infinity that are to be ternarised, PlanError for rows that cannot be cut.
+        Raises QuantizeError for NaN and infinity that are to be ternarised and for values that should be ternary and
+        are not, PlanError for rows that cannot be cut.
         """
+        if self.stored_ternary:
+            stored_ternary(values)
         if self.ternarise:
             values = effective(values)
         if self.permute is not None:
@@ -59,7 +66,15 @@ def transform_of(model: ModelSpec, spec: TensorSpec) -> Transform:
     heads = {"attn_q": model.heads, "attn_k": model.kv_heads}.get(spec.role)
     # Only architecture llama rotates neighbours; bitnet-b1.58 rotates halves, as the checkpoint does.
     permute = Rotary(heads, model.rope_dim) if heads and model.architecture == "llama" else None
-    return Transform(model.linear == "ternary" and spec.storage_class == "linear", permute)
+    linear = model.linear if spec.storage_class == "linear" else "dense"
+    return Transform(linear == "ternary", permute, linear == "ternary-stored")
+
+
+def derived_values(model: ModelSpec, spec: TensorSpec) -> Float32:
+    """The values of a tensor that is in no checkpoint: the factors by which rotary frequencies are divided."""
+    assert spec.derived
+    assert model.rope_scaling is not None
+    return np.array(frequency_factors(model.rope_base, model.rope_dim, model.rope_scaling), np.float32)
 
 
 def permute_qk(rows: Float32, heads: int, rope_dim: int | None = None) -> Float32:

@@ -9,8 +9,9 @@ from typing import Any
 
 from conform.contract.bounded import read_bounded
 from conform.contract.errors import InputError
+from conform.core.files.sight import HEAD, mistaken
 
-__all__ = ["read_json_object"]
+__all__ = ["parse_json_object", "read_json_object"]
 
 _LARGEST_JSON = 100 << 20
 _DEEPEST = 64
@@ -23,7 +24,11 @@ def read_json_object(path: Path, what: str, *, largest: int = _LARGEST_JSON, adv
     Raises InputError, with `advice` at its end, for anything else: NaN and infinity, a name that occurs twice in one
     object, and halves of surrogate pairs are not JSON here.
     """
-    content = read_bounded(path, largest, what, advice=advice)
+    return parse_json_object(read_bounded(path, largest, what, advice=advice), path, what, advice=advice)
+
+
+def parse_json_object(content: bytes, path: Path, what: str, *, advice: str = "") -> Mapping[str, Any]:
+    """The same of bytes that were read already; `path` names them in errors."""
     tail = f"; {advice}" if advice else ""
     try:
         data = json.loads(content, parse_constant=_no_number, object_pairs_hook=_without_duplicates)
@@ -31,7 +36,8 @@ def read_json_object(path: Path, what: str, *, largest: int = _LARGEST_JSON, adv
         if _SURROGATE.search(content):
             _refuse_half_pairs(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not {what}: not JSON: {str(error)[:80]}{tail}") from error
+        reason = mistaken(content[:HEAD], what) if content[:1] not in b"[{" else ""
+        raise InputError(f"{path}: {reason or f'not {what}: not JSON: {str(error)[:80]}'}{tail}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not {what}: expected a JSON object, found {type(data).__name__}{tail}")
     return data

@@ -1,4 +1,9 @@
-"""Ternary: a float matrix becomes -1, 0, +1 and one scale, by the absmean rule of BitNet b1.58 (arXiv:2402.17764)."""
+"""Ternary: a float matrix becomes -1, 0, +1 and one scale, by the absmean rule of BitNet b1.58 (arXiv:2402.17764).
+
+Two kinds of contract have ternary layers. Under "ternary" the scale is the mean magnitude of whatever is stored,
+because that is what training computes; a matrix that happens to hold -c, 0 and c alone is no exception, and shrinks.
+Under "ternary-stored" the source says that its weights are not quantised again: they are -c, 0 and c, and stay so.
+"""
 
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -9,7 +14,7 @@ from numpy.typing import NDArray
 from conform.core.errors import QuantizeError
 from conform.core.quantizer import Float32
 
-__all__ = ["Codes", "absmean_scale", "effective", "exact_scale", "optimal_scale", "ternarise"]
+__all__ = ["Codes", "absmean_scale", "effective", "exact_scale", "optimal_scale", "stored_ternary", "ternarise"]
 
 Codes: TypeAlias = NDArray[np.int8]
 """Ternary values -1, 0, +1 in the shape of the matrix."""
@@ -25,10 +30,7 @@ def absmean_scale(values: Float32) -> np.float32:
 
 
 def exact_scale(values: Float32) -> np.float32 | None:
-    """c when every value is -c, 0 or c, with c > 0; None for any other matrix.
-
-    Such a matrix is ternary already, and the absmean of its values would shrink it.
-    """
+    """c when every value is -c, 0 or c, with c > 0; None for any other matrix."""
     largest = max((np.float32(magnitudes.max()) for magnitudes in _magnitudes(values)), default=np.float32(0))
     if not largest > 0 or not np.isfinite(largest):
         return None
@@ -50,17 +52,28 @@ def optimal_scale(values: Float32) -> np.float32:
 
 
 def ternarise(values: Float32) -> tuple[Codes, np.float32]:
-    """The codes clip(rint(w / scale), -1, 1), halves rounded to even, and the scale: `exact_scale`, else absmean.
+    """The codes clip(rint(w / scale), -1, 1), halves rounded to even, and the scale, which is absmean.
 
     Raises QuantizeError for NaN and infinity.
     """
-    exact = exact_scale(values)
-    if exact is not None:
-        return np.sign(values).astype(np.int8), exact
     scale = absmean_scale(values)
     if not np.isfinite(scale):
         raise QuantizeError("a value is NaN or infinite, or their mean overflows; only finite values are ternarised")
     return np.clip(np.rint(values / scale), -1, 1).astype(np.int8), scale
+
+
+def stored_ternary(values: Float32, name: str = "") -> tuple[Codes, np.float32]:
+    """The codes and the scale of a matrix that is ternary already; zeros alone have the smallest scale.
+
+    Raises QuantizeError for any other matrix, with the name of the tensor before it.
+    """
+    scale = exact_scale(values) if values.any() else _SMALLEST_SCALE
+    if scale is None:
+        where = f"{name}: " if name else ""
+        raise QuantizeError(
+            f"{where}not ternary: expected only -c, 0 and c, because the contract says that it is stored so"
+        )
+    return np.sign(values).astype(np.int8), scale
 
 
 def effective(values: Float32) -> Float32:

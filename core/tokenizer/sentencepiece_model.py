@@ -2,8 +2,10 @@
 
 ModelProto        1: repeated SentencePiece   2: TrainerSpec   3: NormalizerSpec
 SentencePiece     1: piece   2: float score   3: type (1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte)
-TrainerSpec       3: model_type (1 unigram, 2 bpe, 3 word, 4 char)   35: byte_fallback   40..43: unk, bos, eos, pad id
-NormalizerSpec    1: name   3: add_dummy_prefix   4: remove_extra_whitespaces   5: escape_whitespaces
+TrainerSpec       3: model_type (1 unigram, 2 bpe, 3 word, 4 char)   24: treat_whitespace_as_suffix   35: byte_fallback
+                  40..43: unk, bos, eos, pad id
+NormalizerSpec    1: name   2: precompiled_charsmap   3: add_dummy_prefix   4: remove_extra_whitespaces
+                  5: escape_whitespaces
 """
 
 import hashlib
@@ -14,7 +16,7 @@ from typing import TypeAlias
 
 from conform.core.tokenizer.vocabulary import PIECE_TYPES, Vocabulary
 
-__all__ = ["parse_sentencepiece"]
+__all__ = ["parse_sentencepiece", "with_dummy_prefix"]
 
 _MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 _MOST_PIECES = 1 << 22
@@ -57,7 +59,15 @@ def parse_sentencepiece(content: bytes) -> Vocabulary:
         remove_extra_whitespaces=bool(normalizer.get(4, 1)),
         escape_whitespaces=bool(normalizer.get(5, 1)),
         digest=hashlib.sha256(content).hexdigest(),
+        whitespace_as_suffix=bool(trainer.get(24, 0)),
+        rewrites_characters=bool(normalizer.get(2, b"")),
     )
+
+
+def with_dummy_prefix(content: bytes, wanted: bool) -> bytes:
+    """The same model with or without a dummy prefix: of a field that occurs twice, the later one counts."""
+    normalizer = bytes([3 << 3, wanted])
+    return content + bytes([3 << 3 | 2, len(normalizer)]) + normalizer
 
 
 def _piece(message: bytes) -> tuple[str, float, int]:

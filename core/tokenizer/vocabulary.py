@@ -16,7 +16,10 @@ class Vocabulary:
     """The pieces by id, with scores (float32 values) and types as GGUF numbers them, and how text is prepared.
 
     An id of -1 means that there is no such piece; `digest` is the sha256 of the file. `merges` and `pre` belong to a
-    byte-level BPE: pairs of pieces joined by a space, the first to be merged first, and its pre-tokenizer.
+    byte-level BPE: pairs of pieces joined by a space, the first to be merged first, and its pre-tokenizer. A model with
+    `whitespace_as_suffix` puts the dummy prefix behind a text, one that `rewrites_characters` holds a table for it.
+    The settings beside the file say `add_bos`, `add_eos` (None where they do not) and `chat_template`; `provenance` is
+    the digest of them and the file, "" without settings.
     """
 
     pieces: tuple[str, ...]
@@ -35,6 +38,12 @@ class Vocabulary:
     digest: str
     merges: tuple[str, ...] = ()
     pre: str = ""
+    whitespace_as_suffix: bool = False
+    rewrites_characters: bool = False
+    add_bos: bool | None = None
+    add_eos: bool | None = None
+    chat_template: str | None = None
+    provenance: str = ""
 
 
 def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding]:
@@ -42,6 +51,7 @@ def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding
     spec = contract.tokenizer
     pairs: list[tuple[str, object, object]] = [
         ("model", spec.model, vocabulary.model),
+        ("pre", spec.pre, vocabulary.pre),
         ("byte_fallback", spec.byte_fallback, vocabulary.byte_fallback),
         ("normalization", spec.normalization, vocabulary.normalization),
         ("add_dummy_prefix", spec.add_dummy_prefix, vocabulary.add_dummy_prefix),
@@ -50,6 +60,8 @@ def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding
         ("bos_id", spec.bos_id, vocabulary.bos_id),
         ("eos_id", spec.eos_id, vocabulary.eos_id),
         ("pad_id", spec.pad_id, vocabulary.pad_id),
+        ("add_bos", spec.add_bos, spec.add_bos if vocabulary.add_bos is None else vocabulary.add_bos),
+        ("add_eos", spec.add_eos, spec.add_eos if vocabulary.add_eos is None else vocabulary.add_eos),
     ]
     findings = [
         Finding("error", f"tokenizer.{key}", str(expected), str(found))

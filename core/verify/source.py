@@ -14,12 +14,12 @@ from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_che
 from conform.core.errors import CheckpointError, PluginError, QuantizeError
 from conform.core.export.cost import measure_cost
 from conform.core.export.transform import transform_of
-from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import LAYOUT_KEY, USUAL_LAYOUT, variant_of_layout
 from conform.core.quantizer import Float32
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.settings import tokenizer_digest
+from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 from conform.core.verify.verify import Verification, open_gguf, verify_file
 
@@ -39,14 +39,17 @@ def verify_against(
     asked = contract_of(source, contract)
     tokenizer = tokenizer or source.tokenizer_path
     if tokenizer is None:
-        raise CheckpointError(f"{source.folder}: no tokenizer.model beside the weights; name one with --tokenizer")
-    vocabulary = read_vocabulary(tokenizer)
+        raise CheckpointError(
+            f"{source.folder}: no tokenizer.model or tokenizer.json beside the weights; name one with --tokenizer"
+        )
+    found = tokenizer_of(tokenizer, asked)
     verification = verify_file(path, catalog, asked)
     file = open_gguf(path, catalog)
     findings = list(verification.findings)
-    findings += check_vocabulary(vocabulary, asked)
-    findings += _check_origin(file, {**origin_digests(source, asked), "conform.tokenizer.digest": vocabulary.digest})
-    findings += check_pieces(file, vocabulary)
+    findings += [*check_vocabulary(found.vocabulary, asked), *found.findings]
+    digests = {**origin_digests(source, asked), "conform.tokenizer.digest": tokenizer_digest(tokenizer)}
+    findings += _check_origin(file, digests)
+    findings += check_pieces(file, found.vocabulary)
     for spec in inventory(asked.model):
         findings += _check_weights(file, spec, source, asked, catalog)
     source.check_unchanged()
@@ -57,26 +60,37 @@ def origin_digests(checkpoint: Checkpoint, contract: Contract) -> Mapping[str, s
     """The digests of what an export is made from, by the key under which it carries them."""
     digests = {"conform.checkpoint.digest": checkpoint.digest, "conform.contract.digest": contract.digest}
     if (tokenizer := checkpoint.tokenizer_path) is not None:
-        digests["conform.tokenizer.digest"] = file_sha256(tokenizer)
+        digests["conform.tokenizer.digest"] = tokenizer_digest(tokenizer)
     return digests
 
 
 def check_pieces(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """The first piece, score and type that are not the tokenizer's."""
+    """The first piece, score and type that are not the tokenizer's, and a chat template that is not its own."""
     expected: Mapping[str, Sequence[object]] = {
         "tokenizer.ggml.tokens": vocabulary.pieces,
         "tokenizer.ggml.scores": vocabulary.scores,
         "tokenizer.ggml.token_type": vocabulary.types,
+        "tokenizer.ggml.merges": vocabulary.merges,
     }
     for key, items in expected.items():
         found = file.metadata.get(key)
-        if not isinstance(found, list) or len(found) != len(items):
+        if not isinstance(found, list):
             continue  # reported already
+        if len(found) != len(items):
+            if key == "tokenizer.ggml.merges":  # for the others that is reported already
+                yield Finding("error", key, f"{len(items)} items, as the tokenizer has", f"{len(found)} items")
+            continue
         wrong = [number for number, pair in enumerate(zip(items, found, strict=True)) if pair[0] != pair[1]]
         if wrong:
             first = wrong[0]
             hint = f"{len(wrong)} of {len(items)} items are not those of the tokenizer"
             yield Finding("error", f"{key}[{first}]", repr(items[first]), repr(found[first]), hint)
+    template = file.metadata.get("tokenizer.chat_template")
+    if template != vocabulary.chat_template:
+        hint = "a runtime that chats would put other text before the model"
+        yield Finding(
+            "error", "tokenizer.chat_template", f"{vocabulary.chat_template!r:.80}", f"{template!r:.80}", hint
+        )
 
 
 def _check_origin(file: GGUFFile, expected: Mapping[str, str]) -> Iterator[Finding]:
@@ -96,8 +110,8 @@ def _check_weights(
     if seen is None or seen.shape != spec.shape:
         yield Finding("error", spec.gguf_name, f"{spec.name} of that shape in {source.path}", "no such tensor")
         return
-    values = transform_of(contract.model, spec).apply(source.read(spec.name))
     try:
+        values = transform_of(contract.model, spec).apply(source.read(spec.name))
         problem = _difference(file, spec, values, contract, catalog)
     except (PluginError, QuantizeError) as error:
         problem = f"bytes that cannot be compared: {error}"
@@ -120,7 +134,7 @@ def _difference(file: GGUFFile, spec: TensorSpec, values: Float32, contract: Con
     if name in _CASTS:
         return "" if np.array_equal(packed, codec.pack(tensor.name, values)) else f"other values in {name}"
     decoded = codec.unpack(tensor.name, np.ascontiguousarray(packed), spec.shape)
-    if name == "i2_s" and contract.model.linear == "ternary" and spec.storage_class == "linear":
+    if name == "i2_s" and contract.model.is_ternary and spec.storage_class == "linear":
         return "" if np.array_equal(decoded, values) else "other ternary values in i2_s"
     error = measure_cost(values, decoded).relative_error
     return "" if error < 1 else f"values in {name} whose relative error is {error:.3g}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conform.core.checkpoint.checkpoint import finished_checkpoints
+from conform.core.checkpoint.locate import finished_checkpoints
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import ConformError
@@ -42,7 +42,11 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--driver", "driver_name", default="bitnet-go", show_default=True, help="How to talk to the runtime.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="What the files were exported from.")
 @click.option("--contract", "contract_name", help="The checkpoint's contract, where it carries none.")
-@click.option("--tokenizer", type=click.Path(path_type=Path), help="The SentencePiece model, where none is beside it.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="The tokenizer.model or tokenizer.json, where none is beside it.",
+)
 @click.option("--prompt", "prompts", multiple=True, help=f"Generate from this; by default {len(PROMPTS)} prompts.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the sampled runs.")
 @click.option("--max-tokens", default=16, show_default=True, type=click.IntRange(1), help="Tokens of each free run.")
@@ -51,6 +55,7 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(0.01), help="Seconds for each run.")
 @click.option("--memory-limit", default="8G", show_default=True, callback=_memory, help="Memory for each run.")
 @click.option("--keep-going", is_flag=True, help="Run every rung, even when one that it builds on has failed.")
+@click.option("--assume-source", is_flag=True, help="Trust how the checkpoint is read where nothing else can check it.")
 @click.option("--self-test", is_flag=True, help="Plant faults and show that the verdict catches each.")
 @json_option
 def parity(
@@ -68,6 +73,7 @@ def parity(
     timeout: float,
     memory_limit: int,
     keep_going: bool,
+    assume_source: bool,
     self_test: bool,
     json_path: str | None,
 ) -> int:
@@ -85,18 +91,23 @@ def parity(
     limits = Limits(seconds=timeout, memory=memory_limit)
     launcher = find_launcher(registry, driver_name, go_bin, limits)
     scope = Scope(prompts, max_tokens, seed, positions, longest)
-    candidates = []
+    candidates: list[Candidate] = []
     for path in files or _newest_exports():  # all are opened, and their errors found, before the first is judged
-        candidates.append(
-            open_candidate(path, launcher, registry, checkpoint=checkpoint, contract=contract_name, tokenizer=tokenizer)
+        opened = open_candidate(
+            path, launcher, registry, checkpoint=checkpoint, contract=contract_name, tokenizer=tokenizer
         )
-        check_scope(scope, candidates[-1])
+        if checkpoint is not None and opened.source is not None and opened.source.checkpoint.path != checkpoint:
+            click.echo(f"{checkpoint}: taking {opened.source.checkpoint.path}", err=True)
+        check_scope(scope, opened)
+        candidates.append(_sharing_source(opened, candidates))
     if self_test:
         return _self_test(candidates, launcher, with_goref=go_bin is None, json_path=json_path)
     verdicts: list[Verdict] = []
     for candidate in candidates:
         with progress_lines(candidate.file.path) as progress:
-            verdicts.append(judge(candidate, scope, limits, progress, keep_going=keep_going))
+            verdicts.append(
+                judge(candidate, scope, limits, progress, keep_going=keep_going, assume_source=assume_source)
+            )
         if json_path != "-":
             print_verdict(verdicts[-1])
     conforms = all(verdict.passed for verdict in verdicts)
@@ -128,6 +139,14 @@ def _self_test(
     if not write_json({"caught": caught, "faults": [fault.to_json() for fault in faults]}, json_path):
         print_faults(faults)
     return 0 if caught else 1
+
+
+def _sharing_source(opened: "Candidate", others: "Sequence[Candidate]") -> "Candidate":
+    """The candidate with the source of another that has the same one, so that it is checked only once."""
+    for other in others:
+        if opened.source and other.source and opened.source.is_same(other.source):
+            return replace(opened, source=other.source)
+    return opened
 
 
 def _newest_exports() -> Sequence[Path]:

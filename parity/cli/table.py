@@ -44,7 +44,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         if verdict.passed:
             click.echo(f"{name}: conforms")
         else:
-            broken = next(rung for rung in verdict.rungs if not rung.passed)
+            broken = next(rung for rung in verdict.rungs if not rung.suffices)
             click.echo(f"{name}: does not conform: {broken.rung}: {_plain(broken.reason)}")
 
 
@@ -78,7 +78,7 @@ def progress_lines(path: Path) -> Iterator[Progress]:
 
 
 def _rows(rung: RungResult) -> Iterator[tuple[str, ...]]:
-    status = {"pass": "pass", "fail": "FAIL", "not run": "NOT RUN"}[rung.status]
+    status = {"pass": "pass", "fail": "FAIL", "not run": "NOT RUN", "waived": "waived"}[rung.status]
     compared = f"{rung.compared} {rung.unit}" if rung.compared else ""
     if not rung.measurements:
         yield rung.rung, status, "", rung.reason, "", compared

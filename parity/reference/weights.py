@@ -16,7 +16,7 @@ from conform.core.codec import Codec
 from conform.core.errors import GGUFError
 from conform.core.gguf.read import GGUFFile
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, USUAL_LAYOUT, variant_of_layout
-from conform.core.i2_s.ternary import ternarise
+from conform.core.i2_s.ternary import stored_ternary, ternarise
 from conform.core.quantizer import Float32
 from conform.parity.reference.linear import Dense, Linear, Ternary
 
@@ -104,7 +104,7 @@ class CheckpointWeights:
 
     def __init__(self, checkpoint: Checkpoint, contract: Contract) -> None:
         self._checkpoint = checkpoint
-        self._ternary = contract.model.linear == "ternary"
+        self._kind = contract.model.linear
         self._specs: dict[tuple[Role, int | None], TensorSpec] = {
             (spec.role, spec.layer): spec for spec in inventory(contract.model)
         }
@@ -119,9 +119,11 @@ class CheckpointWeights:
 
     def linear(self, role: Role, layer: int) -> Linear:
         """See Weights."""
-        if not self._ternary:
+        if self._kind == "dense":
             return Dense(self._read(role, layer))
-        codes, scale = ternarise(self._checkpoint.read(self._specs[role, layer].name))
+        name = self._specs[role, layer].name
+        values = self._checkpoint.read(name)
+        codes, scale = ternarise(values) if self._kind == "ternary" else stored_ternary(values, name)
         return Ternary(torch.from_numpy(codes.astype(np.float32)), float(scale))
 
     def output(self) -> Linear:

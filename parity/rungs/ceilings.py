@@ -68,6 +68,6 @@ def kl_ceiling(file: GGUFFile, contract: Contract) -> tuple[float, str]:
     worst = max(types, key=lambda type_id: ceiling_of_type(type_id).kl)
     kind = ggml_type(worst)
     ceiling, reason = ceiling_of_type(worst).kl, f"ceiling of {kind.name if kind else f'type {worst}'}"
-    if contract.model.linear == "ternary" and I2_S not in types:
+    if contract.model.is_ternary and I2_S not in types:
         return ceiling + _FLOAT_ACTIVATIONS, f"{reason}, and float activations of a ternary model"
     return ceiling, reason

@@ -8,7 +8,7 @@ import numpy as np
 
 from conform.contract.finding import Finding
 from conform.core.gguf.types import I2_S, ggml_type
-from conform.core.i2_s.ternary import effective
+from conform.core.i2_s.ternary import effective, exact_scale
 from conform.core.quantizer import Float32
 from conform.parity.rungs.ceilings import ceiling_of_type
 from conform.parity.verdict import Measurement, RungResult, judged, not_run
@@ -24,13 +24,15 @@ class StoredTensor:
     """A tensor of the contract, of the file, or of both.
 
     `expected` is what the exporter was to store, None where the contract lists no such tensor or the file lacks it;
-    `type_id` and `decoded` are what the file holds, None where it lacks the tensor.
+    `type_id` and `decoded` are what the file holds, None where it lacks the tensor. A `tolerance` is the relative error
+    allowed to values that were computed, from a source that holds none.
     """
 
     name: str
     expected: Float32 | None
     type_id: int | None
     decoded: Float32 | None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ def _compare(tensor: StoredTensor, ternary: bool) -> Iterator[_Compared]:
         return
     known = ggml_type(tensor.type_id)
     kind = known.name if known else f"type {tensor.type_id}"
+    if tensor.tolerance:
+        error = _relative_error(tensor.expected, tensor.decoded)
+        yield _Compared(tensor.name, f"computed {kind}", False, error, tensor.tolerance)
+        return
     exact = _exact(kind, tensor.type_id, tensor.expected, ternary)
     if exact is not None:
         yield _Compared(tensor.name, kind, True, _worst_difference(exact, tensor.decoded), 0.0)
@@ -123,8 +129,9 @@ def _exact(kind: str, type_id: int, expected: Float32, ternary: bool) -> Float32
     """The values that the type must hold bit for bit; None for a type that is lossy on these."""
     if type_id != I2_S:
         return _cast(kind, expected)
-    ternarised = effective(expected)
-    return ternarised if ternary or np.array_equal(ternarised, expected) else None
+    if exact_scale(expected) is not None or not expected.any():
+        return expected
+    return effective(expected) if ternary else None
 
 
 def _ceiling(kind: str, type_id: int, ternary: bool) -> float:

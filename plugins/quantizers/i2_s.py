@@ -23,7 +23,10 @@ __all__ = ["I2S", "I2SArm", "I2SRows", "conform_quantizers"]
 
 @dataclass(frozen=True, slots=True)
 class I2S:
-    """The usual layout. A matrix that is exactly ternary is packed without loss, whatever `ternary_scale` says."""
+    """The usual layout. A matrix that is exactly ternary is packed without loss, whatever `ternary_scale` says.
+
+    What a ternary layer computes with is decided before: see `conform.core.i2_s.ternary`.
+    """
 
     name: ClassVar[str] = "i2_s"
     layout: ClassVar[Layout] = Layout(I2_S, BLOCK_SIZE["x86"])

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import io
+import json
 import random
 
 import numpy as np
@@ -104,6 +105,21 @@ def write_checkpoint(folder, contract, tokenizer, weights=None, *, seed=0, sidec
         files = {name: file_sha256(folder / name) for name in names}
         write_sidecar(folder, Sidecar(contract, contract.digest, files, hashlib.sha256(tokenizer).hexdigest()))
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_raw():
+    """Write a safetensors file of (dtype, shape, bytes) by name: NumPy lacks some of the dtypes."""
+
+    def write(path, raw):
+        header, body = {}, b""
+        for name, (dtype, shape, content) in raw.items():
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(body), len(body) + len(content)]}
+            body += content
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+
+    return write
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_a_healthy_file_conforms(request, judged_file, make_gguf, make_checkpoin
     spec = request.getfixturevalue(contract)
     verdict = judged_file(make_gguf(spec, quant), make_checkpoint(spec))
     assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
-    assert all(rung.compared for rung in verdict.rungs)
+    assert [rung.rung for rung in verdict.rungs if not rung.compared] == ["source"]
     assert verdict.implementation.kl < 1e-3
 
 

@@ -16,6 +16,7 @@ BLOCKED = {
     "tokens": ["implementation", "greedy", "sampling", "likelihood"],
     "weights": [],
     "implementation": ["greedy", "sampling", "likelihood"],
+    "source": ["quantisation", "likelihood"],
     "quantisation": ["likelihood"],
     "greedy": [],
     "sampling": [],

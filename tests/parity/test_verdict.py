@@ -5,7 +5,7 @@ import pytest
 
 from conform.contract.finding import Finding
 from conform.core.runtime import RuntimeFault
-from conform.parity.verdict import RUNGS, Ledger, Measurement, Verdict, faulted, judged, not_run
+from conform.parity.verdict import RUNGS, Ledger, Measurement, Verdict, faulted, judged, not_run, waived
 
 
 def passing():
@@ -26,6 +26,14 @@ def test_one_failed_rung_is_a_failure(place):
     rungs = list(passing())
     rungs[place] = not_run(RUNGS[place], "why")
     assert not Verdict("m", tuple(rungs)).passed
+
+
+def test_a_rung_that_was_waived_says_why_and_does_not_hold_the_verdict_up():
+    result = waived("source", "not required")
+    rungs = tuple(result if rung.rung == "source" else rung for rung in passing())
+    assert Verdict("m", rungs).passed
+    assert (result.passed, result.blocks, result.status) == (False, False, "waived")
+    assert Verdict("m", rungs).to_json()["rungs"][RUNGS.index("source")]["reason"] == "not required"
 
 
 def test_nothing_compared_is_a_failure():

@@ -129,3 +129,22 @@ def test_certification_counts_what_a_plugin_ends_as_failures(hostile, monkeypatc
     receipt = json.loads(done.stdout)
     assert not receipt["certified"]
     assert "raised SystemExit: 0" in {check["detail"] for check in receipt["checks"]}
+
+
+def test_a_verdict_on_a_file_whose_decoder_ends_the_process_is_a_failed_one(
+    hostile, small_checkpoint, tmp_path, monkeypatch
+):
+    file, program = tmp_path / "plain.gguf", tmp_path / "runtime"
+    done = run_conform("export", small_checkpoint, "--quant", "plain", "-o", file, installed=hostile)
+    assert done.returncode == 0, done.stderr
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("HOSTILE", "dequantize")
+    asked = ("--driver", "jsonlines", "--runtime", program, "--checkpoint", small_checkpoint, "--json")
+    done = run_conform("parity", file, *asked, installed=hostile)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (verdict,) = json.loads(done.stdout)["verdicts"]
+    reasons = {rung["rung"]: rung["reason"] for rung in verdict["rungs"]}
+    assert "quantizer plain of hostile 1.0 failed to decode: SystemExit: 0" in reasons["file"]
+    assert not verdict["conforms"]

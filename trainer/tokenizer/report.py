@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conform.core.tokenizer.agreement import lost_in_round_trip
+from conform.core.tokenizer.hostile_text import HOSTILE_TEXTS
 from conform.core.tokenizer.tokenizer import read_tokenizer, read_vocabulary
-from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS
 
-__all__ = ["TokenizerReport", "lost_in_round_trip", "measure"]
+__all__ = ["TokenizerReport", "measure"]
 
 _NORMAL = 1
 
@@ -68,8 +69,3 @@ def measure(model: Path, texts: Sequence[str], sha256: str, semantic_digest: str
         round_trips=len(HOSTILE_TEXTS),
         round_trip_failures=lost_in_round_trip(processor),
     )
-
-
-def lost_in_round_trip(processor: Any) -> tuple[str, ...]:
-    """The hostile texts that decode(encode(text)) does not give back."""
-    return tuple(text for text in HOSTILE_TEXTS if processor.decode(processor.encode(text)) != text)

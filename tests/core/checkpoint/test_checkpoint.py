@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conform.contract.check import TensorSeen
-from conform.core.checkpoint.checkpoint import contract_of, newest_checkpoint, open_checkpoint
+from conform.contract.dump import dump_contract
+from conform.core.checkpoint.checkpoint import contract_of, open_checkpoint
 from conform.core.errors import CheckpointError, InputError
 
 NORM = "model.norm.weight"
@@ -66,6 +68,22 @@ def test_shards_are_one_checkpoint(checkpoint):
     assert np.array_equal(opened.read(NORM), weights[NORM])
 
 
+@pytest.mark.parametrize("prefix", ["model", "weights"])
+def test_shards_need_no_index_when_their_names_tell_that_all_are_there(checkpoint, prefix):
+    before = open_checkpoint(checkpoint).tensors
+    (checkpoint / "conform.json").unlink()
+    weights, _ = shard(checkpoint)
+    (checkpoint / "model.safetensors.index.json").unlink()
+    for number, name in enumerate(("a", "b"), 1):
+        (checkpoint / f"{name}.safetensors").rename(checkpoint / f"{prefix}-0000{number}-of-00002.safetensors")
+    opened = open_checkpoint(checkpoint)
+    assert opened.tensors == before
+    assert np.array_equal(opened.read(NORM), weights[NORM])
+    (checkpoint / f"{prefix}-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"-00001-of-00002\.safetensors is missing \(1 of 2 shards\)"):
+        open_checkpoint(checkpoint)
+
+
 def test_the_digest_is_what_sha256sum_prints(checkpoint):
     command = "sha256sum *.safetensors | sha256sum"
     printed = subprocess.run(command, shell=True, cwd=checkpoint, capture_output=True, text=True, check=True).stdout
@@ -97,6 +115,18 @@ def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
     _, weight_map = shard(checkpoint)
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(weight_map)}))
     with pytest.raises(InputError, match=message):
+        open_checkpoint(checkpoint)
+
+
+def test_an_index_can_be_given_by_its_path(checkpoint):
+    before = open_checkpoint(checkpoint)
+    (checkpoint / "conform.json").unlink()
+    shard(checkpoint)
+    index = (checkpoint / "model.safetensors.index.json").rename(checkpoint / "model.fp32.safetensors.index.json")
+    assert open_checkpoint(index).tensors == before.tensors
+    (checkpoint / "a.safetensors").rename(checkpoint / "model.safetensors")
+    index.rename(checkpoint / "model.safetensors.index.json")
+    with pytest.raises(InputError, match=r"a\.safetensors: cannot be read"):
         open_checkpoint(checkpoint)
 
 
@@ -141,6 +171,36 @@ def test_a_path_without_weights_is_an_error(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=name):
         open_checkpoint(tmp_path / name)
+
+
+def test_an_adapter_is_not_a_model(checkpoint, tmp_path):
+    weights = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((2, 8), np.float32)}
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"is an adapter .PEFT., not a model; merge it into its base model first"):
+        open_checkpoint(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"but adapter_model\.safetensors, an adapter .PEFT., not a model"):
+        open_checkpoint(tmp_path)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json makes this a base model with an adapter"):
+        open_checkpoint(checkpoint)
+
+
+SIGHTS = {
+    "a GGUF file, not .* give the one that it was exported from": b"GGUF" + bytes(100),
+    "a Git LFS pointer, not a safetensors checkpoint": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+    "a pickle, .* convert it to safetensors, because conform never unpickles": b"\x80\x02}q\x00.",
+    "a zip archive, .* convert it to safetensors": b"PK\x03\x04" + bytes(100),
+    "a web page": b"<!doctype html><html></html>",
+    "a JSON text, .* give a folder or a safetensors file": b'{"model_type": "llama"}',
+}
+
+
+@pytest.mark.parametrize("message", SIGHTS)
+def test_what_is_something_else_is_named(tmp_path, message):
+    (tmp_path / "model.safetensors").write_bytes(SIGHTS[message])
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(CheckpointError, match=f"model.safetensors: is {message}"):
+            open_checkpoint(path)
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):
@@ -204,20 +264,25 @@ def test_a_tied_copy_is_dropped_when_it_is_one(checkpoint):
         open_checkpoint(checkpoint).without_tied_copy()
 
 
-def test_the_newest_checkpoint_is_the_one_finished_last(tmp_path, micro, tokenizer_bytes):
-    for age, name in enumerate(["one/checkpoints/step-00000002", "one/checkpoints/step-00000010", "two"]):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "conform.json").write_text("{}")
-        os.utime(tmp_path / name / "conform.json", (1000 - age, 1000 - age))
-    hidden = tmp_path / "one/checkpoints/.step-00000011"
-    hidden.mkdir()
-    (hidden / "conform.json").write_text("{}")
-    assert newest_checkpoint(tmp_path) == tmp_path / "one/checkpoints/step-00000002"
+def test_a_tied_copy_in_another_dtype_is_one_when_its_values_are_the_same(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["lm_head.weight"] = weights[EMBEDDING].astype(np.float16)
+    weights[EMBEDDING] = weights["lm_head.weight"].astype(np.float32)
+    save_file(weights, checkpoint / "model.safetensors")
+    assert "lm_head.weight" not in open_checkpoint(checkpoint).without_tied_copy().tensors
 
 
-def test_no_checkpoint_at_all_is_a_clear_error(tmp_path):
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        newest_checkpoint(tmp_path)
+def test_the_file_of_a_tied_copy_stays_part_of_the_digest(checkpoint):
+    (checkpoint / "conform.json").unlink()
+    weights = load_file(checkpoint / "model.safetensors") | {"lm_head.weight": np.ones((2, 2), np.float32)}
+    weights["lm_head.weight"] = weights[EMBEDDING].copy()
+    save_file(weights, checkpoint / "model.safetensors")
+    shard(checkpoint, split=1)  # sorted by name, lm_head.weight is alone in the first shard
+    opened = open_checkpoint(checkpoint)
+    tied = opened.without_tied_copy()
+    assert tied.digest == opened.digest
+    tied.check_unchanged()
 
 
 def test_the_contract_is_the_sidecars(checkpoint, micro):
@@ -248,6 +313,52 @@ def test_without_a_sidecar_config_json_tells_or_the_user_must(checkpoint):
     }
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert contract_of(open_checkpoint(checkpoint), None).model.ffn == 512
+
+
+PACKED = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+
+
+def test_config_json_says_how_the_weights_are_stored(tmp_path):
+    save_file(
+        {"w.weight": np.full((2, 3), 0b10_01_00_10, np.uint8), "w.weight_scale": np.ones(1, np.float32)},
+        tmp_path / "model.safetensors",
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": PACKED}))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        opened = open_checkpoint(path)
+        assert opened.tensors == {"w.weight": TensorSeen((8, 3), "F32")}
+        assert opened.read("w.weight")[:, 0].tolist() == [1, 1, -1, -1, 0, 0, 1, 1]
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(InputError, match=r"config\.json: .*'gptq'"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_the_trainer_is_stored_plainly_whatever_config_json_says(checkpoint):
+    (checkpoint / "config.json").write_text(json.dumps({"quantization_config": PACKED}))
+    assert open_checkpoint(checkpoint).form.weights == "plain"
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "other"), [("online", "ternary", "dense"), ("offline", "ternary-stored", "ternary")]
+)
+def test_a_contract_that_reads_the_weights_otherwise_than_config_json_is_refused(
+    checkpoint, tmp_path, micro, mode, kind, other
+):
+    (checkpoint / "conform.json").unlink()
+    (checkpoint / "config.json").write_text(json.dumps({"quantization_config": PACKED | {"quantization_mode": mode}}))
+    weights = load_file(checkpoint / "model.safetensors")
+    if mode == "offline":
+        for name in [name for name in weights if name.endswith("_proj.weight")]:
+            weights[f"{name}_scale"] = np.ones(1, np.float32)
+            weights[name] = np.sign(weights[name])
+        save_file(weights, checkpoint / "model.safetensors")
+    opened = open_checkpoint(checkpoint)
+    for linear in (kind, other):
+        contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, linear=linear))
+        (tmp_path / f"{linear}.toml").write_text(dump_contract(contract))
+    assert contract_of(opened, str(tmp_path / f"{kind}.toml")).model.linear == kind
+    with pytest.raises(CheckpointError, match=f'linear = "{kind}"'):
+        contract_of(opened, str(tmp_path / f"{other}.toml"))
 
 
 def test_a_checkpoint_that_stays_as_it_is_has_not_changed(checkpoint):

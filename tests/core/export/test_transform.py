@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conform.contract.inventory import inventory
-from conform.core.errors import PlanError
+from conform.core.errors import PlanError, QuantizeError
 from conform.core.export.transform import Rotary, Transform, permute_qk, transform_of
 from conform.core.i2_s.ternary import effective
 
@@ -74,6 +76,16 @@ def test_values_are_ternarised_before_they_are_moved():
     assert np.array_equal(values, kept)
 
 
+def test_stored_ternary_values_are_kept_and_others_are_refused():
+    values = np.array([[0.5, -0.5, 0], [0, 0.5, 0.5]], np.float32)
+    transform = Transform(stored_ternary=True)
+    assert str(transform) == "none"
+    assert np.array_equal(transform.apply(values), values)
+    values[1, 1] = 0.25
+    with pytest.raises(QuantizeError, match="not ternary"):
+        transform.apply(values)
+
+
 def test_no_transform_leaves_every_value():
     assert np.array_equal(Transform().apply(rows(6).T), rows(6).T)
 
@@ -83,3 +95,11 @@ def test_the_transform_follows_from_model_and_role(micro):
     assert by_role["attn_q"] == Transform(permute=Rotary(micro.model.heads, micro.model.rope_dim))
     assert by_role["attn_k"] == Transform(permute=Rotary(micro.model.kv_heads, micro.model.rope_dim))
     assert by_role["attn_v"] == by_role["token_embd"] == Transform()
+
+
+def test_only_linear_layers_are_ternary(micro_ternary):
+    stored = dataclasses.replace(micro_ternary.model, linear="ternary-stored")
+    for model, expected in ((micro_ternary.model, (True, False)), (stored, (False, True))):
+        by_role = {spec.role: transform_of(model, spec) for spec in inventory(model)}
+        assert (by_role["ffn_up"].ternarise, by_role["ffn_up"].stored_ternary) == expected
+        assert by_role["token_embd"] == by_role["output_norm"] == Transform()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from conform.core.errors import QuantizeError
-from conform.core.i2_s.ternary import absmean_scale, effective, exact_scale, ternarise
+from conform.core.i2_s.ternary import absmean_scale, effective, exact_scale, stored_ternary, ternarise
 
 MATRICES = arrays(np.float32, (4, 6), elements=st.floats(-(2.0**100), 2.0**100, width=32))
 
@@ -38,12 +38,27 @@ def test_halves_are_rounded_to_even():
     assert codes.tolist() == [1, 0, 0, 1, -1, 0]
 
 
-def test_a_matrix_that_is_ternary_already_keeps_its_values():
-    values = f32(0.3, 0, -0.3, 0)
+def test_a_matrix_that_is_ternary_already_is_scaled_by_its_mean_like_any_other():
+    values = f32(0.5, 0, -0.5, 0)
     codes, scale = ternarise(values)
+    assert scale == np.float32(0.25)
+    assert codes.tolist() == [1, 0, -1, 0]
+    assert effective(values).tolist() == [0.25, 0, -0.25, 0]
+
+
+def test_stored_ternary_values_are_taken_apart_as_they_are():
+    codes, scale = stored_ternary(f32(0.3, 0, -0.3, 0))
     assert scale == np.float32(0.3)
     assert codes.tolist() == [1, 0, -1, 0]
-    assert np.array_equal(effective(values), values)
+    codes, scale = stored_ternary(f32(0, 0))
+    assert scale > 0
+    assert codes.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("values", [(2, -2.0000002), (1, 0.5, 0), (np.nan, 1), (np.inf, 0)])
+def test_other_values_are_not_stored_ternary(values):
+    with pytest.raises(QuantizeError, match="expected only -c, 0 and c"):
+        stored_ternary(f32(*values))
 
 
 def test_exactly_ternary_is_told_from_nearly_so():
@@ -56,12 +71,14 @@ def test_exactly_ternary_is_told_from_nearly_so():
 
 
 @given(MATRICES)
-def test_codes_are_ternary_and_effective_values_are_a_fixed_point(values):
+def test_codes_are_ternary_and_effective_values_can_be_stored_as_they_are(values):
     codes, scale = ternarise(values)
     assert set(np.unique(codes)) <= {-1, 0, 1}
     assert scale > 0
     once = effective(values)
-    assert np.array_equal(effective(once), once)
+    kept, kept_scale = stored_ternary(once)
+    assert np.array_equal(kept, codes)
+    assert np.array_equal(kept * kept_scale, once)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -12,7 +12,11 @@ from gguf import GGMLQuantizationType as Kind
 from conform.plugins.host import load_registry
 
 F16_AT = {  # where a block keeps its f16 scale
+    Kind.Q4_0: 0,
+    Kind.Q5_0: 0,
     Kind.Q8_0: 0,
+    Kind.Q3_K: 108,
+    Kind.Q6_K: 208,
     Kind.IQ1_S: 0,
     Kind.IQ2_XXS: 0,
     Kind.IQ2_XS: 0,
@@ -24,6 +28,7 @@ F16_AT = {  # where a block keeps its f16 scale
     Kind.TQ1_0: 52,
     Kind.TQ2_0: 64,
 }
+TWO_F16_AT = {Kind.Q4_1: 0, Kind.Q5_1: 0, Kind.Q2_K: 80, Kind.Q4_K: 0, Kind.Q5_K: 0}  # scale, then minimum
 BLOCKS = 600
 
 
@@ -59,10 +64,18 @@ def random_blocks(kind, seed):
             blocks[:, 49 + 2 * part] = (blocks[:, 49 + 2 * part] & 15) | ((scales >> (4 * part) & 15) << 4)
     elif kind in F16_AT:
         blocks[:, F16_AT[kind] : F16_AT[kind] + 2] = scales.view(np.uint8).reshape(-1, 2)
+    elif kind in TWO_F16_AT:
+        at = TWO_F16_AT[kind]
+        blocks[:, at : at + 2] = scales.view(np.uint8).reshape(-1, 2)
+        blocks[:, at + 2 : at + 4] = rng.permutation(scales).view(np.uint8).reshape(-1, 2)
+    elif kind == Kind.MXFP4:
+        blocks[:, 0] = blocks[:, 0] % 80 + 60  # larger scales overflow what a model computes
+        blocks[:3, 0] = 0, 1, 2
+        blocks[:3, 0] = 0, 1, 2
     return blocks, size
 
 
-@pytest.mark.parametrize("kind", [*F16_AT, Kind.IQ1_M], ids=lambda kind: kind.name.lower())
+@pytest.mark.parametrize("kind", [*F16_AT, *TWO_F16_AT, Kind.IQ1_M, Kind.MXFP4], ids=lambda kind: kind.name.lower())
 def test_block_types_decode_to_the_bits_of_gguf(goref_sha256, kind):
     blocks, size = random_blocks(kind, int(kind))
     expected = gguf.dequantize(blocks, kind)
@@ -108,7 +121,7 @@ def test_a_tensor_that_is_not_there(micro, run_goref, tmp_path):
     assert "tensor x is missing" in ran.err
 
 
-@pytest.mark.parametrize("kind", [*F16_AT, Kind.IQ1_M], ids=lambda kind: kind.name.lower())
+@pytest.mark.parametrize("kind", [*F16_AT, *TWO_F16_AT, Kind.IQ1_M, Kind.MXFP4], ids=lambda kind: kind.name.lower())
 def test_a_model_of_every_type_runs(micro, run_goref, tmp_path, kind):
     file = micro.replace(layers=1).file()
     tensor = file.tensors["blk.0.ffn_up.weight"]

@@ -9,7 +9,7 @@ import sentencepiece
 from conform.contract.finding import failed
 from conform.contract.load import load_contract
 from conform.core.errors import ConformError
-from conform.trainer.tokenizer import check as tokenizer_check
+from conform.core.tokenizer.score_merge import ScoreMerge
 from conform.trainer.tokenizer.check import check_tokenizer
 from conform.trainer.tokenizer.recipe import RECIPE, train_tokenizer
 
@@ -78,7 +78,7 @@ def test_text_that_is_lost_is_found(train, changes):
 
 
 def test_disagreement_is_found_whatever_the_flags_say(tokenizer_folder, monkeypatch):
-    monkeypatch.setattr(tokenizer_check.ScoreMerge, "encode", lambda self, text: [0])
+    monkeypatch.setattr(ScoreMerge, "encode", lambda self, text: [0])
     assert any(where.startswith("merging") for where in errors(tokenizer_folder))
 
 

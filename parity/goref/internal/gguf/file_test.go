@@ -137,7 +137,7 @@ func TestHostileFilesAreRefused(t *testing.T) {
 		"five dimensions":       {tensor(F32, 0, 1, 1, 1, 1, 1), "dimensions"},
 		"dimension 0":           {tensor(F32, 0, 0), "impossible"},
 		"overflowing shape":     {tensor(F32, 0, 1<<33, 1<<33), "impossible"},
-		"unknown type":          {tensor(2, 0, 32), "not supported"},
+		"unknown type":          {tensor(4, 0, 32), "not supported"},
 		"half a block":          {tensor(Q8_0, 0, 16), "whole blocks"},
 		"I2_S without room":     {tensor(I2S, 0, 132), "no room"},
 		"unaligned":             {tensor(F32, 4, 8), "aligned"},

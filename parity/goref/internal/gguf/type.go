@@ -9,7 +9,16 @@ type Type uint32
 const (
 	F32    Type = 0
 	F16    Type = 1
+	Q4_0   Type = 2
+	Q4_1   Type = 3
+	Q5_0   Type = 6
+	Q5_1   Type = 7
 	Q8_0   Type = 8
+	Q2K    Type = 10
+	Q3K    Type = 11
+	Q4K    Type = 12
+	Q5K    Type = 13
+	Q6K    Type = 14
 	IQ2XXS Type = 16
 	IQ2XS  Type = 17
 	IQ3XXS Type = 18
@@ -23,6 +32,7 @@ const (
 	TQ1_0  Type = 34
 	TQ2_0  Type = 35
 	I2S    Type = 36
+	MXFP4  Type = 39
 )
 
 // Layout says how many values a block holds and how many bytes it takes.
@@ -36,7 +46,16 @@ type Layout struct {
 var layouts = map[Type]Layout{
 	F32:    {"F32", 1, 4},
 	F16:    {"F16", 1, 2},
+	Q4_0:   {"Q4_0", 32, 18},
+	Q4_1:   {"Q4_1", 32, 20},
+	Q5_0:   {"Q5_0", 32, 22},
+	Q5_1:   {"Q5_1", 32, 24},
 	Q8_0:   {"Q8_0", 32, 34},
+	Q2K:    {"Q2_K", 256, 84},
+	Q3K:    {"Q3_K", 256, 110},
+	Q4K:    {"Q4_K", 256, 144},
+	Q5K:    {"Q5_K", 256, 176},
+	Q6K:    {"Q6_K", 256, 210},
 	IQ2XXS: {"IQ2_XXS", 256, 66},
 	IQ2XS:  {"IQ2_XS", 256, 74},
 	IQ3XXS: {"IQ3_XXS", 256, 98},
@@ -50,6 +69,7 @@ var layouts = map[Type]Layout{
 	TQ1_0:  {"TQ1_0", 256, 54},
 	TQ2_0:  {"TQ2_0", 256, 66},
 	I2S:    {"I2_S", 4, 1},
+	MXFP4:  {"MXFP4", 32, 17},
 }
 
 // Layout returns the block layout, and false for a type that goref does not decode.

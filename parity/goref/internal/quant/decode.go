@@ -20,7 +20,16 @@ var decoders = map[gguf.Type]decoder{
 	gguf.F32:    f32,
 	gguf.F16:    f16,
 	gguf.BF16:   bf16,
+	gguf.Q4_0:   q40,
+	gguf.Q4_1:   q41,
+	gguf.Q5_0:   q50,
+	gguf.Q5_1:   q51,
 	gguf.Q8_0:   q8,
+	gguf.Q2K:    q2k,
+	gguf.Q3K:    q3k,
+	gguf.Q4K:    q4k,
+	gguf.Q5K:    q5k,
+	gguf.Q6K:    q6k,
 	gguf.IQ1S:   iq1s,
 	gguf.IQ1M:   iq1m,
 	gguf.IQ2XXS: iq2xxs,
@@ -32,6 +41,7 @@ var decoders = map[gguf.Type]decoder{
 	gguf.IQ4XS:  iq4xs,
 	gguf.TQ1_0:  tq1,
 	gguf.TQ2_0:  tq2,
+	gguf.MXFP4:  mxfp4,
 }
 
 // Decode returns the values of a tensor from its packed bytes.

@@ -1,4 +1,5 @@
-// Package vocab turns text into tokens as SentencePiece BPE with byte fallback and identity normalisation does.
+// Package vocab turns text into tokens: as SentencePiece BPE with byte fallback and identity normalisation does, and as
+// byte-level BPE does.
 package vocab
 
 import (
@@ -21,55 +22,55 @@ const prefix = "tokenizer.ggml."
 
 // Vocabulary is the tokenizer of a file.
 type Vocabulary struct {
-	pieces  []string
-	scores  []float32
-	normal  map[string]int // the pieces that merging may produce
-	bytes   [256]int       // the token of each byte, or -1
-	unknown int
-	bos     int
-	addBOS  bool
+	texts []string // what each token prints
+	bos   []int    // what every text begins with: BOS, where the model wants it
+	model model
 }
 
-// Size is the number of pieces.
-func (v *Vocabulary) Size() int { return len(v.pieces) }
-
-// Piece returns the text of a token; only the word boundary mark becomes a space.
-func (v *Vocabulary) Piece(token int) string { return unmark(v.pieces[token]) }
+// model gives the tokens of a text that is not empty.
+type model interface {
+	encode(text string) []int
+}
 
 // Read fails on every key that is missing and on every setting that this tokenizer cannot honour.
 func Read(metadata gguf.Metadata) (*Vocabulary, error) {
-	if kind, err := metadata.Text(prefix + "model"); err != nil {
-		return nil, err
-	} else if kind != "llama" {
-		return nil, fmt.Errorf("key %smodel = %q is not supported, expected llama", prefix, kind)
-	}
-	if err := refuseSettings(metadata); err != nil {
-		return nil, err
-	}
-	v := &Vocabulary{normal: map[string]int{}}
-	for i := range v.bytes {
-		v.bytes[i] = -1
-	}
-	kinds, err := v.readPieces(metadata)
+	kind, err := metadata.Text(prefix + "model")
 	if err != nil {
 		return nil, err
 	}
-	if err := v.readIDs(metadata); err != nil {
-		return nil, err
+	switch kind {
+	case "llama":
+		return readSentencePiece(metadata)
+	case "gpt2":
+		return readByteLevel(metadata)
 	}
-	return v, v.index(kinds)
+	return nil, fmt.Errorf("key %smodel = %q is not supported, expected llama or gpt2", prefix, kind)
 }
 
-// Settings that change the tokens in a way that this tokenizer does not implement.
-func refuseSettings(metadata gguf.Metadata) error {
-	for key, only := range map[string]any{
-		"add_space_prefix": true, "add_eos_token": false, "remove_extra_whitespaces": false, "pre": "default",
-	} {
-		if value, found := metadata[prefix+key]; found && value != only {
-			return fmt.Errorf("key %s%s = %v is not supported, expected %v", prefix, key, value, only)
+// Size is the number of pieces.
+func (v *Vocabulary) Size() int { return len(v.texts) }
+
+// Piece returns what a token prints.
+func (v *Vocabulary) Piece(token int) string { return v.texts[token] }
+
+// Encode returns the tokens of a text, BOS first where the model wants it. Text that looks like a control token is
+// ordinary text. An empty text has no tokens of its own.
+func (v *Vocabulary) Encode(text string) []int {
+	tokens := append([]int(nil), v.bos...)
+	if text == "" {
+		return tokens
+	}
+	return append(tokens, v.model.encode(text)...)
+}
+
+// refuse fails where a setting has another value than the only one that is honoured, or where a key must not be.
+func refuse(metadata gguf.Metadata, only map[string]any, never ...string) error {
+	for key, value := range only {
+		if found, set := metadata[prefix+key]; set && found != value {
+			return fmt.Errorf("key %s%s = %v is not supported, expected %v", prefix, key, found, value)
 		}
 	}
-	for _, key := range []string{"precompiled_charsmap", "merges"} {
+	for _, key := range never {
 		if metadata.Has(prefix + key) {
 			return fmt.Errorf("key %s%s is not supported", prefix, key)
 		}
@@ -77,67 +78,34 @@ func refuseSettings(metadata gguf.Metadata) error {
 	return nil
 }
 
-func (v *Vocabulary) readPieces(metadata gguf.Metadata) (kinds []int32, err error) {
-	if v.pieces, err = metadata.Texts(prefix + "tokens"); err != nil {
-		return nil, err
-	}
-	if v.scores, err = metadata.Floats(prefix + "scores"); err != nil {
-		return nil, err
+// readPieces returns the pieces and their kinds.
+func readPieces(metadata gguf.Metadata) (pieces []string, kinds []int32, err error) {
+	if pieces, err = metadata.Texts(prefix + "tokens"); err != nil {
+		return nil, nil, err
 	}
 	if kinds, err = metadata.Ints(prefix + "token_type"); err != nil {
+		return nil, nil, err
+	}
+	if len(kinds) != len(pieces) {
+		return nil, nil, fmt.Errorf("%d tokens, but %d token types", len(pieces), len(kinds))
+	}
+	return pieces, kinds, nil
+}
+
+// readID returns the special token of that key.
+func readID(metadata gguf.Metadata, key string, size int) (int, error) {
+	token, err := metadata.Count(prefix + key)
+	if err == nil && token >= size {
+		err = fmt.Errorf("key %s%s = %d, but there are %d tokens", prefix, key, token, size)
+	}
+	return token, err
+}
+
+// readBOS returns what every text begins with.
+func readBOS(metadata gguf.Metadata, size int) ([]int, error) {
+	if wanted, err := metadata.Bool(prefix + "add_bos_token"); err != nil || !wanted {
 		return nil, err
 	}
-	if len(v.scores) != len(v.pieces) || len(kinds) != len(v.pieces) {
-		return nil, fmt.Errorf("%d tokens, but %d scores and %d token types", len(v.pieces), len(v.scores), len(kinds))
-	}
-	return kinds, nil
-}
-
-func (v *Vocabulary) readIDs(metadata gguf.Metadata) (err error) {
-	for key, target := range map[string]*int{"bos_token_id": &v.bos, "unknown_token_id": &v.unknown} {
-		if *target, err = metadata.Count(prefix + key); err != nil {
-			return err
-		}
-		if *target >= len(v.pieces) {
-			return fmt.Errorf("key %s%s = %d, but there are %d tokens", prefix, key, *target, len(v.pieces))
-		}
-	}
-	v.addBOS, err = metadata.Bool(prefix + "add_bos_token")
-	return err
-}
-
-func (v *Vocabulary) index(kinds []int32) error {
-	for token, piece := range v.pieces {
-		if score := v.scores[token]; score-score != 0 {
-			return fmt.Errorf("the score of token %d is %v", token, score)
-		}
-		switch kinds[token] {
-		case kindUnknown, kindControl:
-		case kindNormal:
-			if other, twice := v.normal[piece]; twice || piece == "" {
-				return fmt.Errorf("the piece %q of token %d is empty or also that of token %d", piece, token, other)
-			}
-			v.normal[piece] = token
-		case kindByte:
-			value, err := byteOf(piece)
-			if err != nil || v.bytes[value] >= 0 {
-				return fmt.Errorf("the byte piece %q of token %d is malformed or occurs twice", piece, token)
-			}
-			v.bytes[value] = token
-		case kindUserDefined, kindUnused:
-			return fmt.Errorf("token %d (%q) is user-defined or unused, which is not supported", token, piece)
-		default:
-			return fmt.Errorf("token %d (%q) has the unknown type %d", token, piece, kinds[token])
-		}
-	}
-	return nil
-}
-
-// byteOf reads <0xNN>.
-func byteOf(piece string) (value byte, err error) {
-	_, err = fmt.Sscanf(piece, "<0x%02X>", &value)
-	if err == nil && piece != fmt.Sprintf("<0x%02X>", value) {
-		err = fmt.Errorf("not canonical")
-	}
-	return value, err
+	bos, err := readID(metadata, "bos_token_id", size)
+	return []int{bos}, err
 }

@@ -79,6 +79,18 @@ def test_what_cannot_be_quantised_is_an_alarm_and_no_end(begin, curve, tmp_path,
     assert record["kl"] is None
 
 
+def test_a_quantizer_that_would_end_the_process_is_an_alarm_and_the_run_goes_on(
+    begin, curve, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr("conform.plugins.quantizers.q8_0.Q8_0.quantize", lambda *_: sys.exit(0))
+    assert command(*begin(tmp_path / "run", judge="q8_0")) == 0
+    assert (tmp_path / "run/complete.json").exists()
+    records = curve(tmp_path / "run")
+    assert [record["kl"] for record in judgements(records)] == [None] * 6
+    assert "quantizer q8_0" in capfd.readouterr().err
+    assert max(record["step"] for record in records) == 12
+
+
 def test_a_resumed_run_is_judged_as_if_nothing_had_happened(interrupted, judged, curve):
     assert command("--resume", interrupted) == 0
     assert curve(interrupted) == curve(judged)

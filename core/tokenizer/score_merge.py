@@ -1,15 +1,16 @@
 """Score merge: how a runtime encodes text, written plainly from its description and without SentencePiece.
 
-One `▁` is put before the text and every space becomes `▁`. Then, starting from single code points, the adjacent pair
-whose concatenation is the piece with the highest score is merged, the leftmost of equals first, until no pair makes a
-piece. A symbol that is not a piece becomes its UTF-8 bytes as `<0xNN>` pieces, or the unknown id without such pieces.
+One `▁` is put before the text, where the tokenizer has a dummy prefix, and every space becomes `▁`. Then, starting from
+single code points, the adjacent pair whose concatenation is the piece with the highest score is merged, the leftmost of
+equals first, until no pair makes a piece. A symbol that is not a piece becomes its UTF-8 bytes as `<0xNN>` pieces, or
+the unknown id without such pieces.
 """
 
 import heapq
 import re
 
+from conform.core.errors import CheckpointError
 from conform.core.tokenizer.vocabulary import Vocabulary
-from conform.trainer.errors import TokenizerError
 
 __all__ = ["ScoreMerge"]
 
@@ -19,9 +20,10 @@ _BYTE = 6
 
 
 class ScoreMerge:
-    """Merging by score over a vocabulary. Raises TokenizerError for a byte piece that does not name a byte."""
+    """Merging by score over a vocabulary. Raises CheckpointError for a byte piece that does not name a byte."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, dummy_prefix: bool = True) -> None:
+        self._prefix = _SPACE if dummy_prefix else ""
         self._ids: dict[str, int] = {}
         self._bytes: dict[int, int] = {}
         for number, (piece, kind) in enumerate(zip(vocabulary.pieces, vocabulary.types, strict=True)):
@@ -36,7 +38,7 @@ class ScoreMerge:
         """The ids of a text, without bos and eos. An empty text has none."""
         if not text:
             return []
-        symbols = list(_SPACE + text.replace(" ", _SPACE))
+        symbols = list(self._prefix + text.replace(" ", _SPACE))
         self._merge(symbols)
         return [number for symbol in symbols if symbol for number in self._symbol_ids(symbol)]
 
@@ -78,5 +80,5 @@ class ScoreMerge:
 
 def _byte_value(piece: str) -> int:
     if not re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
-        raise TokenizerError(f"byte piece {piece[:40]!r}: expected <0x00> to <0xFF>; train one by conform's recipe")
+        raise CheckpointError(f"byte piece {piece[:40]!r}: expected <0x00> to <0xFF>; train one by conform's recipe")
     return int(piece[3:5], 16)

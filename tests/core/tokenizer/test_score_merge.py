@@ -3,11 +3,11 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conform.core.errors import CheckpointError
+from conform.core.tokenizer.hostile_text import HOSTILE_TEXTS, RESERVED_TEXTS
+from conform.core.tokenizer.score_merge import ScoreMerge
 from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.core.tokenizer.vocabulary import Vocabulary
-from conform.trainer.errors import TokenizerError
-from conform.trainer.tokenizer.hostile_text import HOSTILE_TEXTS, RESERVED_TEXTS
-from conform.trainer.tokenizer.score_merge import ScoreMerge
 
 
 def vocabulary(pieces, unk_id=0):
@@ -56,13 +56,20 @@ def test_an_empty_text_has_no_ids():
 
 @pytest.mark.parametrize("piece", ["<0xZZ>", "byte", "<0x100>", ""])
 def test_a_byte_piece_that_names_no_byte_is_refused(piece):
-    with pytest.raises(TokenizerError, match="byte piece"):
+    with pytest.raises(CheckpointError, match="byte piece"):
         ScoreMerge(vocabulary([(piece, 0.0, 6)]))
 
 
+def test_without_a_dummy_prefix_the_text_is_merged_as_it_is():
+    found = vocabulary([("▁", -9, 1), ("▁a", -1, 1), ("a", -9, 1)])
+    assert ScoreMerge(found, dummy_prefix=False).encode("a a") == [3, 2]
+    assert ScoreMerge(found).encode("a a") == [2, 2]
+
+
 @pytest.fixture(scope="module")
-def both(tokenizer_folder):
-    model = tokenizer_folder / "tokenizer.model"
+def both(tmp_path_factory, tokenizer_bytes):
+    model = tmp_path_factory.mktemp("model") / "tokenizer.model"
+    model.write_bytes(tokenizer_bytes)
     return sentencepiece.SentencePieceProcessor(model_file=str(model)), ScoreMerge(read_vocabulary(model))
 
 
@@ -73,7 +80,8 @@ def test_hostile_texts_get_the_ids_of_sentencepiece(both, text):
 
 
 @given(
-    text=st.text(st.characters(codec="utf-8"), max_size=60) | st.text(st.sampled_from(" \n_defrtun()=:"), max_size=80)
+    text=st.text(st.characters(codec="utf-8"), max_size=60)
+    | st.text(st.sampled_from(" \n_abcdefghij()=:"), max_size=80)
 )
 def test_any_text_gets_the_ids_of_sentencepiece(both, text):
     processor, merger = both

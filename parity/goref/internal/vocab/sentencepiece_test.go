@@ -50,7 +50,7 @@ func encode(t *testing.T, m gguf.Metadata, text string) string {
 	}
 	var pieces []string
 	for _, token := range v.Encode(text) {
-		pieces = append(pieces, v.pieces[token])
+		pieces = append(pieces, v.model.(*sentencePiece).pieces[token])
 	}
 	return strings.Join(pieces, " ")
 }
@@ -162,14 +162,14 @@ func FuzzEncode(f *testing.F) {
 		if len(text) > 200 {
 			return
 		}
-		if got, expected := v.Encode(text), v.encodeSlowly(text); !reflect.DeepEqual(got, expected) {
+		if got, expected := v.Encode(text), v.model.(*sentencePiece).encodeSlowly(text); !reflect.DeepEqual(got, expected) {
 			t.Errorf("%q: %v, expected %v", text, got, expected)
 		}
 	})
 }
 
-func (v *Vocabulary) encodeSlowly(text string) []int {
-	tokens := []int{v.bos}
+func (s *sentencePiece) encodeSlowly(text string) []int {
+	tokens := []int{1}
 	if text == "" {
 		return tokens
 	}
@@ -180,8 +180,8 @@ func (v *Vocabulary) encodeSlowly(text string) []int {
 	for {
 		best, at := 0, -1
 		for i := 0; i+1 < len(parts); i++ {
-			token, found := v.normal[parts[i]+parts[i+1]]
-			if found && (at < 0 || v.scores[token] > v.scores[best]) {
+			token, found := s.normal[parts[i]+parts[i+1]]
+			if found && (at < 0 || s.scores[token] > s.scores[best]) {
 				best, at = token, i
 			}
 		}
@@ -192,11 +192,7 @@ func (v *Vocabulary) encodeSlowly(text string) []int {
 		parts = append(parts[:at+1], parts[at+2:]...)
 	}
 	for _, part := range parts {
-		if token, found := v.normal[part]; found {
-			tokens = append(tokens, token)
-		} else {
-			tokens = v.emitBytes(tokens, part)
-		}
+		tokens = s.emit(tokens, part)
 	}
 	return tokens
 }
