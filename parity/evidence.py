@@ -63,8 +63,7 @@ class Evidence:
         """What the verifier finds, and where the file says that it comes from."""
         file, source = self._candidate.file, self._candidate.source
         try:
-            contract = source.contract if source else None
-            violations = list(verify_file(file.path, self._candidate.registry, contract).findings)
+            violations = list(verify_file(file.path, self._candidate.registry, self._candidate.contract).findings)
             if source and source.checkpoint.tokenizer_path:
                 violations += check_pieces(
                     file, tokenizer_of(source.checkpoint.tokenizer_path, source.contract).vocabulary
