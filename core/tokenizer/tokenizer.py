@@ -73,12 +73,12 @@ def read_model(path: Path) -> tuple[Vocabulary, TokenizerSettings]:
             "that merges by score gives other ids"
         )
     settings = read_settings(path.parent, with_pipeline=model.model != _BYTE_LEVEL)
-    for fact in ("add_bos", "add_eos"):
-        own, stated = getattr(model, fact), getattr(settings, fact)
-        if own is not None and stated is not None and own != stated:
+    for fact, own in _surrounding(model):
+        stated = getattr(settings, fact)
+        if stated not in (None, own):
             raise CheckpointError(
-                f"{path}: its post_processor says {fact} = {own}, but {settings.origins[fact]} beside it says "
-                f"{stated}; correct the one that is wrong"
+                f"{path}: its post_processor says {fact} = {own!r:.80}, but {settings.origins[fact]} beside it says "
+                f"{stated!r:.80}; correct the one that is wrong"
             )
     return model, settings
 
@@ -94,7 +94,7 @@ def is_tokenizer_json(content: bytes) -> bool:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece model or a tokenizer.json, whatever the file is called.
+    """The vocabulary of a SentencePiece model, or of the byte-level BPE in a tokenizer.json, whatever it is called.
 
     Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is neither.
     """
@@ -107,6 +107,15 @@ def read_vocabulary(path: Path) -> Vocabulary:
         advice = "give the SentencePiece model, or the tokenizer.json, of this checkpoint"
         sentence = mistaken(content[:HEAD], "a SentencePiece model", advice)
         raise CheckpointError(f"{path}: {sentence or f'not a SentencePiece model: {error}'}") from error
+
+
+def _surrounding(model: Vocabulary) -> Iterator[tuple[str, object]]:
+    """What a tokenizer.json puts around a text, in the words of the settings; a SentencePiece model says nothing."""
+    for role, added, number in (("bos", model.add_bos, model.bos_id), ("eos", model.add_eos, model.eos_id)):
+        if added is not None:
+            yield f"add_{role}", added
+        if added:
+            yield role, model.pieces[number]
 
 
 def _check_agreement(path: Path, model: Vocabulary, dummy_prefix: bool) -> Iterator[Finding]:

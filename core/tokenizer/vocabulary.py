@@ -62,7 +62,6 @@ def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding
         ("pad_id", spec.pad_id, vocabulary.pad_id),
         ("add_bos", spec.add_bos, spec.add_bos if vocabulary.add_bos is None else vocabulary.add_bos),
         ("add_eos", spec.add_eos, spec.add_eos if vocabulary.add_eos is None else vocabulary.add_eos),
-        ("pre", spec.pre, vocabulary.pre),
     ]
     findings = [
         Finding("error", f"tokenizer.{key}", str(expected), str(found))
