@@ -13,12 +13,13 @@ from conform.core.cli.export import export
 from conform.core.verify.verify import verify_file
 from conform.parity import source_check
 from conform.parity.judgement import judge_runtime
-from conform.parity.questions.prompts import HOSTILE_TEXTS
+from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
 from conform.parity.reference.foreign import ForeignLogits
 from conform.parity.reference.foreign_program import compute
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 pack_weights = pytest.importorskip("transformers.integrations.bitnet").pack_weights
 
 SCOPE = Scope(max_tokens=7, forced_positions=8, longest=128, texts=HOSTILE_TEXTS[1:6])
@@ -109,6 +110,23 @@ def llama_fp8(folder):
     quantised_by(folder, changed=fp8, quant_method="fp8", weight_block_size=[128, 128], activation_scheme="dynamic")
 
 
+def llama_byte_level(folder):
+    """A tokenizer.json as SmolLM has it."""
+    write(folder, "Llama")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    digits = tokenizers.pre_tokenizers.Digits(individual_digits=True)
+    letters = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, letters])
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=512, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator([PROSE, *HOSTILE_TEXTS], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 def mistral(folder):
     write(folder, "Mistral", sliding_window=None)
 
@@ -135,6 +153,7 @@ CASES = [
     (llama_of_another_head_size, "iq4_nl"),
     (llama_ternary, "i2_s"),
     (llama_fp8, "bf16"),
+    (llama_byte_level, "q8_0"),
     (mistral, "f16"),
     (bitnet_online, "i2_s"),
     (bitnet_packed, "i2_s"),
@@ -161,7 +180,8 @@ def in_this_process(request, monkeypatch):
 @pytest.mark.parametrize(("make", "quant"), [pytest.param(*case, id=case[0].__name__) for case in CASES])
 def test_a_strangers_checkpoint_conforms(make, quant, tmp_path, tokenizer_model, goref, registry):
     make(tmp_path)
-    shutil.copy(tokenizer_model, tmp_path / "tokenizer.model")
+    if not (tmp_path / "tokenizer.json").exists():
+        shutil.copy(tokenizer_model, tmp_path / "tokenizer.model")
     exported = CliRunner().invoke(export, [str(tmp_path), "--quant", quant])
     assert exported.exit_code == 0, exported.output
     (gguf,) = tmp_path.glob("*.gguf")
