@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,8 +10,10 @@ from conform.contract.errors import InputError
 from conform.contract.huggingface.family import read_families
 from conform.contract.infer import SENTENCEPIECE_BPE, Inference, infer_contract
 from conform.contract.load import load_contract, shipped_contracts
+from conform.contract.spec import RopeScaling
 from conform.trainer.checkpoints.huggingface import huggingface_config
 
+TRANSFORMERS = json.loads((Path(__file__).parent / "rope_of_transformers.json").read_text())
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 2048,
@@ -81,6 +85,27 @@ def test_what_the_trainer_writes_describes_the_model_that_it_trained(name, varia
     # The checkpoint's weights are float32, whatever the training computed in.
     assert inferred.contract.model == dataclasses.replace(contract.model, dtype="f32")
     assert inferred.stored.weights == ("bitnet-online" if variant else "plain")
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("linear", 2.5),
+        RopeScaling("llama3", 8.0, 512, low_freq_factor=1.0, high_freq_factor=4.0),
+        RopeScaling("yarn", 4.0, 512, beta_fast=24.0, beta_slow=2.0, attention_factor=1.5),
+    ],
+    ids=lambda scaling: scaling.kind,
+)
+def test_what_the_trainer_writes_of_rope_scaling_is_read_back(scaling):
+    nano = load_contract("nano")
+    contract = dataclasses.replace(nano, model=dataclasses.replace(nano.model, rope_scaling=scaling))
+    assert infer_contract(huggingface_config(contract), "x").contract.model.rope_scaling == scaling
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_rope_scaling_means_what_transformers_computes_with(case):
+    found = infer_contract(LLAMA | {"rope_parameters": {**case["rope"], "rope_theta": case["base"]}}, "x")
+    assert found.contract.model.rope_scaling == RopeScaling(**case["scaling"])
 
 
 def test_every_field_has_an_origin():

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from conform.contract.spec import Contract
+from conform.contract.mapping import to_mapping
+from conform.contract.spec import Contract, RopeScaling
 
 __all__ = ["huggingface_config"]
 
@@ -24,7 +25,7 @@ def huggingface_config(contract: Contract) -> dict[str, Any]:
         "max_position_embeddings": model.context,
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_base,
-        "rope_scaling": None,
+        "rope_scaling": _rope_scaling(model.rope_scaling),
         "vocab_size": model.vocab,
         "tie_word_embeddings": model.tied_embeddings,
         "attention_bias": False,
@@ -44,3 +45,10 @@ def huggingface_config(contract: Contract) -> dict[str, Any]:
             "modules_to_not_convert": ["lm_head"],
         }
     return config
+
+
+def _rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    names = {"kind": "rope_type", "original_context": "original_max_position_embeddings"}
+    return {names.get(name, name): value for name, value in to_mapping(scaling).items()}
