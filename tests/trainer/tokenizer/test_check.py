@@ -107,7 +107,7 @@ def test_what_is_no_model_is_refused(tmp_path, content):
 
 def test_a_tokenizer_json_is_not_what_training_needs(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConformError, match="trains with SentencePiece models only; give a tokenizer.model"):
+    with pytest.raises(ConformError, match=r"trains with SentencePiece models only; give a tokenizer\.model"):
         check_tokenizer(tmp_path / "tokenizer.json")
 
 
