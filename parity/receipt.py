@@ -26,13 +26,13 @@ def receipt(
 ) -> dict[str, Any]:
     """Digests of runtime, file, checkpoint, tokenizer, contract and prompts; the reference's identity; the options."""
     model, *programs = kept
-    source = candidate.source
+    source, contract = candidate.source, candidate.contract
     tokenizer = source.checkpoint.tokenizer_path if source else None
     return {
         "runtime": _runtime(candidate, programs),
         "gguf": {"path": str(model.original), "sha256": model.sha256, "judged": _how(model)},
         "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
-        "contract": {"name": source.contract.name, "digest": source.contract.digest} if source else None,
+        "contract": {"name": contract.name, "digest": contract.digest} if contract else None,
         "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
         "prompts": {"sha256": _prompts_digest(sequences), "sequences": len(sequences), "max_tokens": scope.max_tokens},
         "seed": scope.seed,

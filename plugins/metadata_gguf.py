@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conform.contract.spec import ModelSpec
+from conform.contract.rope import yarn_magnitude
+from conform.contract.spec import ModelSpec, RopeScaling, TokenizerSpec
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
@@ -39,7 +40,8 @@ class GGUFMetadata:
         return {
             **_general(facts),
             **_architecture(facts.contract.model),
-            **(_byte_level if facts.vocabulary.model == "byte-level" else _tokenizer)(facts),
+            **_tokenizer(facts.vocabulary, facts.contract.tokenizer),
+            **_chat_template(facts.vocabulary),
             **_provenance(facts),
         }
 
@@ -78,12 +80,30 @@ def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
         "attention.layer_norm_rms_epsilon": f32(model.norm_eps),
         "rope.dimension_count": u32(model.rope_dim),
         "rope.freq_base": f32(model.rope_base),
+        **_rope_scaling(model.rope_scaling),
     }
     return {f"{model.architecture}.{key}": value for key, value in keys.items()}
 
 
-def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
-    vocabulary = facts.vocabulary
+def _rope_scaling(scaling: RopeScaling | None) -> dict[str, KeyValue]:
+    """As llama.cpp reads it; what Llama 3 does is not in keys, but in the tensor rope_freqs.weight."""
+    if scaling is None or scaling.kind == "llama3":
+        return {}
+    keys = {"rope.scaling.type": string(scaling.kind), "rope.scaling.factor": f32(scaling.factor)}
+    if scaling.original_context is not None:
+        keys["rope.scaling.original_context_length"] = u32(scaling.original_context)
+    if scaling.attention_factor is not None:
+        # A runtime multiplies what YaRN suggests for the factor by this.
+        keys["rope.scaling.attn_factor"] = f32(scaling.attention_factor / yarn_magnitude(scaling.factor))
+    betas = {"yarn_beta_fast": scaling.beta_fast, "yarn_beta_slow": scaling.beta_slow}
+    return keys | {f"rope.scaling.{name}": f32(value) for name, value in betas.items() if value is not None}
+
+
+def _tokenizer(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
+    return (_byte_level if vocabulary.model == "byte-level" else _sentencepiece)(vocabulary, spec)
+
+
+def _sentencepiece(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
     return {
         "tokenizer.ggml.model": string("llama"),
         "tokenizer.ggml.pre": string("default"),
@@ -91,22 +111,15 @@ def _tokenizer(facts: ExportFacts) -> dict[str, KeyValue]:
         "tokenizer.ggml.scores": f32_array(vocabulary.scores),
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
         **_special_ids(vocabulary),
-        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
+        "tokenizer.ggml.add_bos_token": boolean(spec.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(spec.add_eos),
         "tokenizer.ggml.add_space_prefix": boolean(vocabulary.add_dummy_prefix),
         "tokenizer.ggml.remove_extra_whitespaces": boolean(vocabulary.remove_extra_whitespaces),
-        **_chat_template(vocabulary),
     }
 
 
-def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
-    template = vocabulary.chat_template
-    return {} if template is None else {"tokenizer.chat_template": string(template)}
-
-
-def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
-    """As llama.cpp's converter writes them, but for add_bos_token and add_eos_token, which it leaves out at times."""
-    vocabulary = facts.vocabulary
+def _byte_level(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:
+    """As llama.cpp's converter writes them, which at times leaves out add_bos_token and add_eos_token."""
     return {
         "tokenizer.ggml.model": string("gpt2"),
         "tokenizer.ggml.pre": string(vocabulary.pre),
@@ -114,9 +127,8 @@ def _byte_level(facts: ExportFacts) -> dict[str, KeyValue]:
         "tokenizer.ggml.token_type": i32_array(vocabulary.types),
         "tokenizer.ggml.merges": string_array(vocabulary.merges),
         **_special_ids(vocabulary),
-        "tokenizer.ggml.add_bos_token": boolean(facts.contract.tokenizer.add_bos),
-        "tokenizer.ggml.add_eos_token": boolean(facts.contract.tokenizer.add_eos),
-        **_chat_template(vocabulary),
+        "tokenizer.ggml.add_bos_token": boolean(spec.add_bos),
+        "tokenizer.ggml.add_eos_token": boolean(spec.add_eos),
     }
 
 
@@ -128,6 +140,11 @@ def _special_ids(vocabulary: Vocabulary) -> dict[str, KeyValue]:
         "padding": vocabulary.pad_id,
     }
     return {f"tokenizer.ggml.{role}_token_id": u32(number) for role, number in ids.items() if number >= 0}
+
+
+def _chat_template(vocabulary: Vocabulary) -> dict[str, KeyValue]:
+    template = vocabulary.chat_template
+    return {} if template is None else {"tokenizer.chat_template": string(template)}
 
 
 def _provenance(facts: ExportFacts) -> dict[str, KeyValue]:

@@ -17,7 +17,7 @@ from conform.core.i2_s.format import TernaryScale
 from conform.core.quantizer import Effort
 
 if TYPE_CHECKING:
-    from conform.core.export import ExportPlan, ExportReport, ExportSource
+    from conform.core.export import ExportPlan, ExportReport, ExportRequest, ExportSource
 
 __all__ = ["export"]
 
@@ -48,6 +48,13 @@ _PATIENCE = 10.0
     multiple=True,
     metavar="PATTERN=QUANT",
     help="Store tensors whose GGUF name matches otherwise, as in 'output=q8_0'; repeatable, the last match counts.",
+)
+@click.option(
+    "--fallback",
+    "fallbacks",
+    multiple=True,
+    metavar="NAME",
+    help="Store tensors whose rows a quantizer does not take as NAME, such as iq4_nl; repeatable, the first that fits.",
 )
 @click.option("--imatrix", type=PATH, metavar="FILE", help="An importance matrix, GGUF or .dat.")
 @click.option(
@@ -86,6 +93,7 @@ def export(
     contract: str | None,
     tokenizer: Path | None,
     types: tuple[str, ...],
+    fallbacks: tuple[str, ...],
     imatrix: Path | None,
     target_bpw: float | None,
     effort: str,
@@ -99,15 +107,16 @@ def export(
     Without CHECKPOINT the newest one under --runs is taken. A file appears under its name only when it is complete and
     has been read again; an interrupted export resumes when the same command is given again.
     """
-    from conform.core.export import ExportRequest, Tuning, open_source, plan_request
+    from conform.core.export import ExportRequest, Tuning, plan_request, unfit_quants
     from conform.core.export.policy import parse_override
     from conform.plugins.host import load_registry
     from conform.plugins.quantizers.kernels.notice import on_compile
 
     on_compile(_say_compiling)
     registry = load_registry()
+    matched = tuple(dict.fromkeys(codec.name for quant in quants for codec in registry.match(quant)))
     request = ExportRequest(
-        quants=tuple(dict.fromkeys(codec.name for quant in quants for codec in registry.match(quant))),
+        quants=matched,
         output=output,
         contract=contract,
         tokenizer=tokenizer,
@@ -115,10 +124,14 @@ def export(
         imatrix=imatrix,
         target_bpw=target_bpw,
         tuning=Tuning(cast(Effort, effort), cast(TernaryScale, ternary_scale)),
+        fallbacks=fallbacks,
+        optional=tuple(name for name in matched if name not in quants),
     )
-    source = open_source(checkpoint or _newest(runs), request)
+    source = _open(checkpoint or _newest(runs), request)
     if failed(source.findings):
         return _refuse(source, json_path)
+    for name, reason in unfit_quants(request, source, registry).items():
+        click.echo(f"{name}: left out: {reason}", err=True)
     with nullcontext(None) if target_bpw is None else _progress("measuring errors", None) as step:
         plans = plan_request(request, source, registry, step)
     return _print_plans(source, plans, json_path) if dry_run else _run(source, plans, json_path)
@@ -127,6 +140,15 @@ def export(
 def _say_compiling(module: str) -> None:
     if sys.stderr.isatty():
         click.echo(f"Compiling {module} for this machine, once; it is kept on disk.", err=True)
+
+
+def _open(asked: Path, request: "ExportRequest") -> "ExportSource":
+    from conform.core.export import open_source
+
+    source = open_source(asked, request)
+    if source.checkpoint.path != asked:
+        click.echo(f"{asked}: taking {source.checkpoint.path}", err=True)
+    return source
 
 
 def _newest(runs: Path) -> Path:
@@ -162,6 +184,7 @@ def _print_plans(source: "ExportSource", plans: Sequence["ExportPlan"], json_pat
     _print_warnings(source)
     for plan in plans:
         print_table(PLAN_HEADINGS, plan_rows(plan))
+        _print_notes(plan)
         click.echo(plan_total(plan) + "\n")
     return 0
 
@@ -173,6 +196,8 @@ def _run(source: "ExportSource", plans: Sequence["ExportPlan"], json_path: str |
     if write_json(_to_json(source, [report_to_json(report) for report in reports]), json_path):
         return 0
     _print_warnings(source)
+    for plan in plans:
+        _print_notes(plan)
     for report in reports:
         print_table(*cost_table(report), title=report.path.name)
         click.echo()
@@ -217,6 +242,11 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[str], None]]:
                 click.echo(f"{what}: {name} done, {done}{f' of {total}' if total else ''}", err=True)
 
         yield step
+
+
+def _print_notes(plan: "ExportPlan") -> None:
+    for note in plan.notes:
+        click.echo(f"{plan.target.name}: {note}")
 
 
 def _print_warnings(source: "ExportSource") -> None:

@@ -73,7 +73,7 @@ _KNOWN = (
         _sequence(_ANY_DIGIT, _bytes(use_regex=True)),
     ),
     PreTokenizer(
-        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "glm4"),
+        ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"),
         _sequence(_split(_LLAMA3), _AS_BYTES),
         ignore_merges=True,
     ),

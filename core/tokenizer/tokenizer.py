@@ -94,7 +94,7 @@ def is_tokenizer_json(content: bytes) -> bool:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """The vocabulary of a SentencePiece model or a tokenizer.json, whatever the file is called.
+    """The vocabulary of a SentencePiece model, or of the byte-level BPE in a tokenizer.json, whatever it is called.
 
     Raises InputError naming the file when it cannot be read, is larger than any tokenizer, or is neither.
     """

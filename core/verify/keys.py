@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from conform.contract.finding import Finding
-from conform.contract.spec import Contract, TokenizerSpec
+from conform.contract.spec import Contract, ModelSpec, TokenizerSpec
 from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
 from conform.core.gguf.types import ValueType, ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
@@ -75,6 +75,7 @@ def _expected(contract: Contract) -> Mapping[str, _Expected]:
         f"{arch}.attention.layer_norm_rms_epsilon": _Expected(_F32, _single(model.norm_eps)),
         f"{arch}.rope.dimension_count": _Expected(_U32, model.rope_dim),
         f"{arch}.rope.freq_base": _Expected(_F32, _single(model.rope_base)),
+        **_expected_scaling(model),
         **_tokenizer_keys(contract.tokenizer),
     }
 
@@ -112,9 +113,44 @@ def _required_eos(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
     return {"tokenizer.ggml.add_eos_token": _Expected(_BOOL, True)} if tokenizer.add_eos else {}
 
 
+def _expected_scaling(model: ModelSpec) -> Mapping[str, _Expected]:
+    """The keys of linear scaling and YaRN; Llama 3's is the tensor rope_freqs.weight and no key."""
+    scaling, keys = model.rope_scaling, f"{model.architecture}.rope.scaling"
+    if scaling is None or scaling.kind == "llama3":
+        return {}
+    expected = {
+        f"{keys}.type": _Expected(_STRING, scaling.kind),
+        f"{keys}.factor": _Expected(_F32, _single(scaling.factor)),
+    }
+    if scaling.original_context is not None:
+        expected[f"{keys}.original_context_length"] = _Expected(_U32, scaling.original_context)
+    magnitude = _yarn_attn_factor(model)
+    return expected if magnitude == 1 else expected | {f"{keys}.attn_factor": _Expected(_F32, magnitude)}
+
+
+def _optional_scaling(model: ModelSpec) -> Mapping[str, _Expected]:
+    """What runtimes do for YaRN anyway: the usual bounds of its range, and the magnitude that it suggests."""
+    keys = f"{model.architecture}.rope.scaling"
+    if model.rope_scaling is None or model.rope_scaling.kind != "yarn":
+        return {}
+    usual = {"yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0}
+    if _yarn_attn_factor(model) == 1:
+        usual["attn_factor"] = 1.0
+    return {f"{keys}.{name}": _Expected(_F32, value) for name, value in usual.items()}
+
+
+def _yarn_attn_factor(model: ModelSpec) -> float:
+    """What a runtime must multiply YaRN's own magnitude by, 0.1 ln(factor) + 1, to get the contract's; 1 without."""
+    scaling = model.rope_scaling
+    if scaling is None or scaling.attention_factor is None:
+        return 1.0
+    return _single(scaling.attention_factor / (1.0 + 0.1 * math.log(max(scaling.factor, 1.0))))
+
+
 def _optional(contract: Contract) -> Mapping[str, _Expected]:
     """Keys that a file may leave out, because runtimes then do what the contract says anyway."""
     return {
+        **_optional_scaling(contract.model),
         "general.type": _Expected(_STRING, "model"),
         **(
             _optional_byte_level(contract)

@@ -32,17 +32,21 @@ def find_start_prompt(
     """How this runtime starts. Any other fault or answer at its start is left for the rungs to find."""
     bos = bos_ids(file)
     if not bos:
-        return StartPrompt("", ())
+        return StartPrompt("", ()) if tokenizer is None else _short(tokenizer, "it has no BOS to start from")
     try:
         step = watch(Request("", 1))
     except RuntimeFault as fault:
         if fault.kind != "refused" or tokenizer is None:
             return StartPrompt("", bos)
-        return StartPrompt(_SHORT_PROMPT, tokenizer.ids(_SHORT_PROMPT), "it refuses an empty prompt")
+        return _short(tokenizer, "it refuses an empty prompt")
     if step.position == len(bos) and _piece(file, step.token) == _SPACE:
         note = "an empty prompt is a space to it, where SentencePiece has nothing"
         return StartPrompt("", (*bos, step.token), note)
     return StartPrompt("", bos)
+
+
+def _short(tokenizer: PromptTokenizer, note: str) -> StartPrompt:
+    return StartPrompt(_SHORT_PROMPT, tokenizer.ids(_SHORT_PROMPT), note)
 
 
 def _piece(file: GGUFFile, token: int) -> str:

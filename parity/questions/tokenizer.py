@@ -1,89 +1,108 @@
-"""Tokenizer: the ids that a prompt must become, from SentencePiece itself, and the text that ids must become."""
+"""Tokenizer: the ids that a prompt must become, from the tokenizer's own library, and the text that ids must become."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from conform.contract.spec import TokenizerSpec
 from conform.core.errors import CheckpointError
 from conform.core.gguf.read import GGUFFile
-from conform.core.tokenizer.tokenizer import read_tokenizer
+from conform.core.tokenizer.bytelevel import parse_byte_level, piece_bytes
+from conform.core.tokenizer.tokenizer import is_tokenizer_json, read_tokenizer
+from conform.parity.questions.byte_level import definition_of_file, open_library, pre_tokenizer_of
 
-__all__ = ["Pieces", "PromptTokenizer", "bos_ids", "open_tokenizer", "pieces_as_text", "printable_pieces"]
+__all__ = [
+    "PromptTokenizer",
+    "bos_ids",
+    "eos_ids",
+    "open_tokenizer",
+    "pieces_as_text",
+    "printable_pieces",
+    "tokenizer_of_file",
+]
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 # Values of tokenizer.ggml.token_type.
 _NORMAL = 1
 _BYTE = 6
 _FIRST_PIECES = 32
+# From impl::load of llama.cpp's src/llama-vocab.cpp.
+_BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
 _SPREAD_PIECES = 300
-
-
-class Pieces(Protocol):
-    """What is used of SentencePieceProcessor."""
-
-    def encode(self, text: str, *, out_type: type[int]) -> Sequence[int]:
-        """The ids of the text."""
-        ...
-
-    def vocab_size(self) -> int:
-        """The number of pieces."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
-    """SentencePiece, with BOS in front where the contract says so."""
+    """What makes ids of text, the number of its pieces, and what the contract puts before and behind every text."""
 
-    processor: Pieces
+    encode: Callable[[str], Sequence[int]]
+    size: int
     bos: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """The number of pieces."""
-        return self.processor.vocab_size()
+    eos: tuple[int, ...] = ()
 
     def ids(self, text: str) -> tuple[int, ...]:
         """What a runtime must make of the prompt."""
-        return (*self.bos, *self.continuation(text))
+        return (*self.bos, *self.continuation(text), *self.eos)
 
     def continuation(self, text: str) -> tuple[int, ...]:
         """The ids of the text alone."""
-        return tuple(self.processor.encode(text, out_type=int))
+        return tuple(self.encode(text))
 
 
 def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
-    """The SentencePiece model of that file; without a contract its own BOS is used.
+    """The SentencePiece model or tokenizer.json of that file; without a contract its own BOS and EOS are used.
 
-    Raises InputError when the file cannot be read, CheckpointError when it is not such a model.
+    Raises InputError when the file cannot be read, CheckpointError when it is neither.
     """
+    content = read_tokenizer(path)
+    if is_tokenizer_json(content):
+        return _byte_level(content, path, spec)
     from sentencepiece import SentencePieceProcessor
 
-    content = read_tokenizer(path)
     try:
         processor = SentencePieceProcessor()
         processor.LoadFromSerializedProto(content)
     except (RuntimeError, UnicodeDecodeError) as error:  # it may quote what is not UTF-8
         raise CheckpointError(f"{path}: not a SentencePiece model: {str(error)[:200]!r}") from error
-    bos = processor.bos_id() if spec is None else (spec.bos_id if spec.add_bos else -1)
-    return PromptTokenizer(processor, (bos,) if bos >= 0 else ())
+    bos, eos = (processor.bos_id(), -1) if spec is None else _stated(spec)
+    return PromptTokenizer(processor.encode, processor.vocab_size(), _known(bos), _known(eos))
+
+
+def tokenizer_of_file(file: GGUFFile) -> PromptTokenizer | None:
+    """The byte-level BPE in the keys of a GGUF file; None for a file with another tokenizer or pre-tokenizer.
+
+    Raises InputError when the keys contradict each other.
+    """
+    if (pre := pre_tokenizer_of(file.metadata)) is None:
+        return None
+    pieces = open_library(definition_of_file(file, pre), str(file.path))
+    tokens = file.metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list), "the definition was made of it"
+    return PromptTokenizer(pieces.encode, len(tokens), bos_ids(file), eos_ids(file))
+
+
+def eos_ids(file: GGUFFile) -> tuple[int, ...]:
+    """What stands behind every prompt, according to the file's own keys."""
+    eos = file.metadata.get("tokenizer.ggml.eos_token_id")
+    wanted = file.metadata.get("tokenizer.ggml.add_eos_token", False) is True
+    return (eos,) if wanted and isinstance(eos, int) and eos >= 0 else ()
 
 
 def bos_ids(file: GGUFFile) -> tuple[int, ...]:
     """What an empty prompt becomes, according to the file's own keys."""
     bos = file.metadata.get("tokenizer.ggml.bos_token_id")
-    if file.metadata.get("tokenizer.ggml.add_bos_token", True) is True and isinstance(bos, int) and bos >= 0:
-        return (bos,)
-    return ()
+    wanted = file.metadata.get("tokenizer.ggml.add_bos_token", _adds_bos(file.metadata)) is True
+    return (bos,) if wanted and isinstance(bos, int) and bos >= 0 else ()
 
 
 def pieces_as_text(file: GGUFFile, ids: Sequence[int], *, raw_bytes: bool) -> bytes:
-    """What a runtime prints for these ids: byte pieces as their byte, or literally as `<0x0A>`."""
+    """What a runtime prints for these normal pieces: byte pieces as their byte, or literally as `<0x0A>`."""
     pieces = file.metadata.get("tokenizer.ggml.tokens", [])
     if not isinstance(pieces, list):
         return b""
+    if file.metadata.get("tokenizer.ggml.model") == "gpt2":
+        return b"".join(_letters_as_bytes(str(pieces[token])) for token in ids)
     return b"".join(_piece_as_text(str(pieces[token]), raw_bytes) for token in ids)
 
 
@@ -102,3 +121,30 @@ def _piece_as_text(piece: str, raw_bytes: bool) -> bytes:
     if match and raw_bytes:
         return bytes([int(match[1], 16)])
     return piece.replace("▁", " ").encode("utf-8", "surrogateescape")
+
+
+def _letters_as_bytes(piece: str) -> bytes:
+    try:
+        return piece_bytes(piece)
+    except KeyError:  # no byte is written so; the file rung reports it, or a runtime prints it as it stands
+        return piece.encode("utf-8", "surrogateescape")
+
+
+def _adds_bos(metadata: Mapping[str, object]) -> bool:
+    """What llama.cpp does where the key is missing."""
+    return metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre") in _BOS_BY_DEFAULT
+
+
+def _byte_level(content: bytes, path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
+    vocabulary = parse_byte_level(content, path)
+    pieces = open_library(content.decode(), str(path))
+    bos, eos = (vocabulary.bos_id, vocabulary.eos_id) if spec is None else _stated(spec)
+    return PromptTokenizer(pieces.encode, len(vocabulary.pieces), _known(bos), _known(eos))
+
+
+def _stated(spec: TokenizerSpec) -> tuple[int, int]:
+    return spec.bos_id if spec.add_bos else -1, spec.eos_id if spec.add_eos else -1
+
+
+def _known(token: int) -> tuple[int, ...]:
+    return (token,) if token >= 0 else ()

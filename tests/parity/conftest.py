@@ -2,9 +2,11 @@
 
 import dataclasses
 import io
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.drivers.bitnet_go import BitnetGo, BitnetGoDriver
@@ -29,7 +31,7 @@ from conform.parity.goref.toolchain import build_goref
 from conform.parity.launcher import Launcher
 from conform.parity.questions.prompts import HOSTILE_TEXTS, PROSE
 from conform.parity.questions.sequences import Scope
-from conform.parity.questions.tokenizer import open_tokenizer
+from conform.parity.questions.tokenizer import open_tokenizer, tokenizer_of_file
 from conform.parity.verdict import Verdict
 from conform.plugins.host import load_registry
 from conform.plugins.registry import Registry
@@ -110,8 +112,39 @@ def tokenizer_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def byte_level_contract(pre: str, *, add_bos: bool) -> Contract:
+    """The micro contract with a byte-level tokenizer, whose pieces 0 and 1 are BOS and EOS."""
+    micro = micro_contract()
+    changes = {"model": "byte-level", "pre": pre, "byte_fallback": False, "add_dummy_prefix": False}
+    ids = {"unk_id": -1, "bos_id": 0, "eos_id": 1, "pad_id": -1, "add_bos": add_bos}
+    tokenizer = dataclasses.replace(micro.tokenizer, **changes, **ids)
+    return dataclasses.replace(micro, name=f"micro-{pre}", tokenizer=tokenizer)
+
+
 @pytest.fixture(scope="session")
-def make_checkpoint(tokenizer_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Contract], Path]:
+def micro_smollm() -> Contract:
+    return byte_level_contract("smollm", add_bos=False)
+
+
+@pytest.fixture(scope="session")
+def micro_llama3() -> Contract:
+    return byte_level_contract("llama-bpe", add_bos=True)
+
+
+def with_template(data: dict[str, Any], *, bos: bool) -> dict[str, Any]:
+    """The same tokenizer.json with the first piece before every text, or nothing."""
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    begin = {"SpecialToken": {"id": "<|begin|>", "type_id": 0}}
+    special = {"<|begin|>": {"id": "<|begin|>", "ids": [0], "tokens": ["<|begin|>"]}}
+    single = [begin, text] if bos else [text]
+    template = {"type": "TemplateProcessing", "single": single, "pair": [text], "special_tokens": special}
+    return data | {"post_processor": template}
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(
+    tokenizer_model: Path, make_tokenizer_json: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Contract], Path]:
     """Writes a checkpoint folder of random weights for a contract; one for each contract."""
     made: dict[str, Path] = {}
 
@@ -119,11 +152,18 @@ def make_checkpoint(tokenizer_model: Path, tmp_path_factory: pytest.TempPathFact
         if contract.digest not in made:
             folder = tmp_path_factory.mktemp("checkpoint")
             save_file(random_weights(contract.model), folder / "model.safetensors")
-            (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
-            files = {name: file_sha256(folder / name) for name in ("model.safetensors", "tokenizer.model")}
+            tokenizer = "tokenizer.model"
+            if contract.tokenizer.model == "byte-level":
+                tokenizer = "tokenizer.json"
+                data = make_tokenizer_json(512, contract.tokenizer.pre)
+                settings = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+                (folder / "tokenizer.json").write_text(json.dumps(with_template(data, bos=contract.tokenizer.add_bos)))
+                (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+            else:
+                (folder / tokenizer).write_bytes(tokenizer_model.read_bytes())
+            files = {name: file_sha256(folder / name) for name in ("model.safetensors", tokenizer)}
             write_sidecar(
-                folder,
-                Sidecar(contract, contract.digest, files, files["tokenizer.model"], trainer={"conform": "test"}),
+                folder, Sidecar(contract, contract.digest, files, files[tokenizer], trainer={"conform": "test"})
             )
             made[contract.digest] = folder
         return made[contract.digest]
@@ -144,8 +184,10 @@ def make_gguf(make_checkpoint, registry) -> Callable[[Contract, str], Path]:
         folder = make_checkpoint(contract)
         target = folder / f"micro-{quant}.gguf"
         if not target.exists():
-            vocabulary = read_vocabulary(folder / "tokenizer.model")
-            run_export(plan_export(open_checkpoint(folder), contract, vocabulary, registry, quant, target))
+            opened = open_checkpoint(folder)
+            assert opened.tokenizer_path is not None
+            vocabulary = tokenizer_of(opened.tokenizer_path, contract).vocabulary
+            run_export(plan_export(opened, contract, vocabulary, registry, quant, target))
         return target
 
     return make
@@ -172,12 +214,13 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
 
     def run(gguf: Path, checkpoint: Path | None, program: Path = goref, scope: Scope = SMALL_SCOPE) -> Verdict:
         file = open_gguf(gguf, registry)
-        source = tokenizer = None
+        source, tokenizer = None, tokenizer_of_file(file)
         if checkpoint is not None:
             opened = open_checkpoint(checkpoint)
             assert opened.sidecar is not None
+            assert opened.tokenizer_path is not None
             source = Source(opened, opened.sidecar.contract)
-            tokenizer = open_tokenizer(checkpoint / "tokenizer.model", source.contract.tokenizer)
+            tokenizer = open_tokenizer(opened.tokenizer_path, source.contract.tokenizer)
         launcher = Launcher(BitnetGoDriver(), "gguf-conform", program, LIMITS)
         candidate = Candidate(file, launcher.open(file), registry, source, tokenizer, launcher)
         return judge(candidate, scope, LIMITS, keep_going=True)

@@ -59,8 +59,7 @@ def contract_of(folder, **changes):
 @pytest.fixture(scope="module", autouse=True)
 def not_compiled():
     """What ternarises would be compiled first, for half a minute; conform itself switches that off as well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch._dynamo.config, "disable", True)
+    with torch._dynamo.config.patch(disable=True):
         yield
 
 

@@ -1,5 +1,7 @@
 """A runtime is not judged wrong for what an empty prompt is to it; anything else at its start is found."""
 
+import dataclasses
+
 import pytest
 
 from conform.core.runtime import RuntimeFault, Step
@@ -49,3 +51,11 @@ def test_a_fault_is_not_taken_for_a_habit(file, tokenizer_model, micro, kind):
         raise RuntimeFault(kind, "for a test")
 
     assert find_start_prompt(file, open_tokenizer(tokenizer_model, micro.tokenizer), fail) == StartPrompt("", (1,))
+
+
+def test_a_model_without_bos_starts_from_a_short_text(file, tokenizer_model, micro):
+    file.metadata["tokenizer.ggml.add_bos_token"] = False
+    tokenizer = open_tokenizer(tokenizer_model, dataclasses.replace(micro.tokenizer, add_bos=False))
+    start = find_start_prompt(file, tokenizer, stepping(0, 1))
+    assert (start.prompt, start.ids) == ("a", tokenizer.ids("a"))
+    assert find_start_prompt(file, None, stepping(0, 1)) == StartPrompt("", ())
