@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from conform.core.export.request import ExportRequest, open_source, plan_request
 from conform.core.export.run import run_export
 from conform.core.gguf.read import read_gguf
+from conform.core.tokenizer.infer import infer_tokenizer
 from conform.parity.judgement import judge_runtime
 from conform.parity.questions.prompts import HOSTILE_TEXTS
 from conform.parity.questions.sequences import Scope
@@ -74,3 +75,29 @@ def test_the_reference_has_the_contracts_dummy_prefix(tokenizer_model, micro):
     ours = dataclasses.replace(micro.tokenizer, add_bos=False)
     text = "of the text"
     assert open_tokenizer(tokenizer_model, ours).ids(text) == open_tokenizer(tokenizer_model, bare).ids(" " + text)
+
+
+LIBRARY_SETTINGS = [
+    {"add_bos_token": True},
+    {"add_bos_token": False},
+    {"add_bos_token": True, "add_eos_token": True},
+    {"add_bos_token": True, "add_prefix_space": False},
+    {"add_bos_token": True, "legacy": True},
+    {"add_bos_token": True, "legacy": False},
+]
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["settings", "settings and tokenizer.json"])
+@pytest.mark.parametrize("settings", LIBRARY_SETTINGS, ids=str)
+def test_what_is_inferred_gives_the_ids_of_the_library(tmp_path, tokenizer_model, settings, saved):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    (tmp_path / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **settings}))
+    library = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if saved:
+        library.save_pretrained(tmp_path)
+    ours = open_tokenizer(tmp_path / "tokenizer.model", infer_tokenizer(tmp_path).spec)
+    # A space in front is where the library departs from SentencePiece, which is a finding.
+    for text in ("The 12th of birds sings.", "größer 東京\n\tx", "a  b   c "):
+        assert list(ours.ids(text)) == library(text)["input_ids"]
