@@ -128,7 +128,11 @@ class _Statements:
         for text, number in self._named.items():
             kind = self._added[number].special if number in self._added else text in self.special
             self.add(_ADDED, AddedToken(number, text, special=kind))
-        added = tuple(self._added[number] for number in sorted(self._added))
+        # A library makes a token special when it gives it a role, whatever the list of added tokens says.
+        added = tuple(
+            AddedToken(number, token.text, token.special or token.text in self.special)
+            for number, token in sorted(self._added.items())
+        )
         return TokenizerSettings(**self._facts, added=added, origins=self._origins, left_out=tuple(self.left_out))
 
     def _contradiction(self, name: str, fact: str, value: object, origin: str, known: object) -> CheckpointError:
