@@ -68,6 +68,10 @@ class Inference:
         )
         return "; ".join(facts)
 
+    def to_json(self) -> dict[str, object]:
+        """All of it, for a JSON report."""
+        return dataclasses.asdict(self) | {"digest": self.contract.digest, "summary": self.summary}
+
 
 def infer_contract(
     config: Mapping[str, Any],

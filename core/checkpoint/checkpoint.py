@@ -208,10 +208,10 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
         return contract
     if sidecar is not None:
         return sidecar.contract
-    if checkpoint.config_path is not None:
-        from conform.core.checkpoint.inference import infer_checkpoint
+    from conform.core.checkpoint.inference import inference_of
 
-        return infer_checkpoint(checkpoint.folder).contract
+    if (inferred := inference_of(checkpoint, asked)) is not None:
+        return inferred.contract
     raise CheckpointError(
         f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights says what the model is; "
         "name its contract with --contract"

@@ -163,6 +163,7 @@ def _to_json(source: "ExportSource", files: Sequence[object], *, dry_run: bool =
     return {
         "checkpoint": str(source.checkpoint.path),
         "contract": {"name": source.contract.name, "digest": source.contract.digest},
+        "inference": source.inference.to_json() if source.inference else None,
         "findings": [finding.to_json() for finding in source.findings],
         "dry_run": dry_run,
         "files": files,
@@ -171,7 +172,7 @@ def _to_json(source: "ExportSource", files: Sequence[object], *, dry_run: bool =
 
 def _refuse(source: "ExportSource", json_path: str | None) -> int:
     if not write_json(_to_json(source, []), json_path):
-        print_findings(source.findings)
+        _print_source(source)
         click.echo(f"{source.checkpoint.path} does not meet contract {source.contract.name}; nothing was exported.")
     return 1
 
@@ -181,7 +182,7 @@ def _print_plans(source: "ExportSource", plans: Sequence["ExportPlan"], json_pat
 
     if write_json(_to_json(source, [plan_to_json(plan) for plan in plans], dry_run=True), json_path):
         return 0
-    _print_warnings(source)
+    _print_source(source)
     for plan in plans:
         print_table(PLAN_HEADINGS, plan_rows(plan))
         _print_notes(plan)
@@ -195,7 +196,7 @@ def _run(source: "ExportSource", plans: Sequence["ExportPlan"], json_path: str |
     reports = _export_all(source, plans)
     if write_json(_to_json(source, [report_to_json(report) for report in reports]), json_path):
         return 0
-    _print_warnings(source)
+    _print_source(source)
     for plan in plans:
         _print_notes(plan)
     for report in reports:
@@ -249,7 +250,10 @@ def _print_notes(plan: "ExportPlan") -> None:
         click.echo(f"{plan.target.name}: {note}")
 
 
-def _print_warnings(source: "ExportSource") -> None:
+def _print_source(source: "ExportSource") -> None:
+    """What was understood of a stranger's checkpoint, and every finding."""
+    if source.inference:
+        click.echo(f"{source.checkpoint.path}: {source.inference.summary}\n")
     if source.findings:
         print_findings(source.findings)
         click.echo()

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from conform.contract.finding import Finding
+from conform.contract.infer import Inference
 from conform.contract.inventory import inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
+from conform.core.checkpoint.inference import inference_of
 from conform.core.errors import CheckpointError, PlanError
 from conform.core.export.fit import fit_storage
 from conform.core.export.measure import mix_under
@@ -49,7 +51,8 @@ class ExportRequest:
 class ExportSource:
     """What is exported, and everything in which it differs from its contract.
 
-    `importance` maps GGUF names to weights, None without a matrix.
+    `importance` maps GGUF names to weights, None without a matrix; `inference` says where the contract comes from, None
+    where the checkpoint or the user names it.
     """
 
     checkpoint: Checkpoint
@@ -57,6 +60,7 @@ class ExportSource:
     vocabulary: Vocabulary
     importance: Mapping[str, Float32] | None
     findings: tuple[Finding, ...]
+    inference: Inference | None = None
 
 
 def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
@@ -65,7 +69,8 @@ def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
     Raises CheckpointError, ContractError, GGUFError or PlanError for what cannot be used at all.
     """
     opened = open_checkpoint(checkpoint)
-    contract = contract_of(opened, request.contract)
+    inference = inference_of(opened, request.contract)
+    contract = inference.contract if inference is not None else contract_of(opened, request.contract)
     if contract.model.tied_embeddings:
         opened = opened.without_tied_copy()
     tokenizer = request.tokenizer or opened.tokenizer_path
@@ -76,7 +81,8 @@ def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
     found = tokenizer_of(tokenizer, contract)
     findings = check_export(opened, contract, found.vocabulary)
     importance, warnings = _importance(contract, request.imatrix)
-    return ExportSource(opened, contract, found.vocabulary, importance, (*findings, *found.findings, *warnings))
+    found_in_all = (*findings, *found.findings, *warnings)
+    return ExportSource(opened, contract, found.vocabulary, importance, found_in_all, inference)
 
 
 def plan_request(

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from conform.contract.rope import rope_of_model
 from conform.contract.spec import ModelSpec
 from conform.trainer.model.loss import total_cross_entropy
-from conform.trainer.model.ternary import BitLinear
+from conform.trainer.model.ternary import BitLinear, StoredBitLinear
 
 __all__ = ["Attention", "Block", "FeedForward", "Llama", "RMSNorm"]
 
@@ -184,7 +184,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def _linear(spec: ModelSpec, inputs: int, outputs: int) -> nn.Module:
-    return BitLinear(inputs, outputs) if spec.linear == "ternary" else _CastLinear(inputs, outputs, bias=False)
+    if spec.linear == "dense":
+        return _CastLinear(inputs, outputs, bias=False)
+    return BitLinear(inputs, outputs) if spec.linear == "ternary" else StoredBitLinear(inputs, outputs)
 
 
 class _CastLinear(nn.Linear):

@@ -69,6 +69,11 @@ def _new_record(request: TrainRequest) -> RunRecord:
     if request.contract is None or request.data is None:
         raise TrainError("--contract and --data are needed to begin a run (or --resume RUN to go on with one)")
     contract = load_contract(request.contract)
+    if contract.model.linear == "ternary-stored":
+        raise TrainError(
+            f'contract {contract.name}: linear = "ternary-stored" is for weights that are quantised already; train '
+            'under linear = "ternary"'
+        )
     tokenizer = tokenizer_of(request.data, contract)
     return RunRecord(contract, config, request.data, tokenizer, manifest_digest(request.data))
 

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from conform.core.cli import main as cli
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix, write_imatrix
 from conform.core.gguf.read import read_gguf
+from conform.trainer.checkpoints.huggingface import huggingface_config
 
 
 @pytest.fixture
@@ -289,6 +290,17 @@ def test_repack_there_and_back_gives_the_same_file(run, checkpoint, tmp_path):
     assert "contradicts" in err
 
 
+def test_the_report_of_an_export_says_what_was_understood_of_a_stranger(run, checkpoint, micro):
+    assert json.loads(run("export", checkpoint, "--quant", "f16", "--dry-run", "--json")[1])["inference"] is None
+    (checkpoint / "conform.json").unlink()
+    config = huggingface_config(micro) | {"use_cache": True}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    report = json.loads(run("export", checkpoint, "--quant", "f16", "--dry-run", "--json")[1])
+    assert report["inference"]["digest"] == report["contract"]["digest"]
+    assert {o["field"]: o["source"] for o in report["inference"]["origins"]}["model.norm_eps"] == "rms_norm_eps"
+    assert [ignored["key"] for ignored in report["inference"]["ignored"]] == ["use_cache"]
+
+
 def test_a_hugging_face_checkpoint_is_exported_as_it_is(run, checkpoint):
     """Shards, config.json, a tied copy of the embedding and the tables of old versions; no sidecar."""
     weights = load_file(checkpoint / "model.safetensors")
@@ -317,6 +329,7 @@ def test_a_hugging_face_checkpoint_is_exported_as_it_is(run, checkpoint):
     (checkpoint / "config.json").write_text(json.dumps(config))
     status, out, _ = run("export", checkpoint, "--quant", "f16")
     assert status == 0
+    assert f"{checkpoint}: llama, dense linear layers (plain); RoPE base 10000; norm eps 1e-05; output tied; " in out
     assert "rotary_emb.inv_freq" in out
     (file,) = checkpoint.glob("*.gguf")
     assert file.name == f"{checkpoint.name}-f16.gguf"

@@ -87,6 +87,13 @@ def test_what_cannot_begin_is_refused_in_one_sentence(new, change, sentence):
     assert not new.out.exists()
 
 
+def test_weights_that_are_not_quantised_again_are_not_trained(new, contract):
+    contract.write_text(contract.read_text().replace('linear = "dense"', 'linear = "ternary-stored"'))
+    with pytest.raises(TrainError, match=r'linear = "ternary-stored" .* train under linear = "ternary"'):
+        load_request(new)
+    assert not new.out.exists()
+
+
 def test_no_request_imports_torch():
     program = "import sys; import conform.trainer.run.request; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
