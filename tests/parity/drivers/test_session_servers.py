@@ -29,7 +29,7 @@ def servers(goref, tmp_path_factory):
     return {"go": str(build_goref("session", sources, folder)), "python": command}
 
 
-@pytest.fixture(params=["go", "python"])
+@pytest.fixture(params=["go", pytest.param("python", marks=pytest.mark.slow)])
 def server(request, servers, tmp_path):
     """A server that leaves a line behind for each process, outside the folder in which it is judged."""
     program = tmp_path / "server"
