@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from conform.core.files.digest import file_sha256
-from conform.core.runtime import Limits
+from conform.core.runtime import Limits, Runtime, RuntimeFault
 from conform.core.tokenizer.settings import tokenizer_digest
 from conform.parity.candidate import Candidate
 from conform.parity.custody import Kept
@@ -51,7 +51,11 @@ def _tokenizer(path: Path) -> dict[str, Any]:
 def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, Any]:
     """What another implementation was asked, and its versions; or why the source was not checked."""
     if check is None:
-        return {"checked": False, "waived": result.status == "waived", "reason": result.reason}
+        return {
+            "checked": False,
+            "waived": result.status == "waived",
+            "reason": ": ".join((result.reason, *result.notes)),
+        }
     ids = json.dumps([[sequence.name, *sequence.ids] for sequence in check.sequences], separators=(",", ":"))
     return {
         "checked": True,
@@ -64,15 +68,29 @@ def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, A
 
 def _runtime(candidate: Candidate, programs: Sequence[Kept]) -> dict[str, Any]:
     """The program and its companions as they were kept; one that runs in conform's own process names itself."""
-    identity = candidate.runtime.identity
+    identity, view = candidate.runtime.identity, _view(candidate.runtime)
     if not programs:
-        return {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)}
+        return {
+            "driver": identity.driver,
+            "program": identity.program,
+            "sha256": dict(identity.digests),
+            "view": view,
+        }
     return {
         "driver": identity.driver,
         "program": str(programs[0].original),
         "sha256": {program.original.name: program.sha256 for program in programs},
         "judged": _how(programs[0]),
+        "view": view,
     }
+
+
+def _view(runtime: Runtime) -> list[str] | None:
+    """What could be observed; None of a runtime that does not say."""
+    try:
+        return list(runtime.view.names)
+    except RuntimeFault:
+        return None
 
 
 def _how(kept: Kept) -> str:

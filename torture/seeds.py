@@ -61,7 +61,7 @@ def main() -> None:
 
 def _make(work: Path) -> None:
     corpus = work / "corpus"
-    for name in ("text", "contract", "config", "legacy", "wide", "journal"):
+    for name in ("text", "contract", "config", "legacy", "wide", "journal", "bytelevel"):
         (corpus / name).mkdir(parents=True)
     _write_texts(corpus / "text")
     contract = _contract("small", _SMALL)
@@ -70,6 +70,7 @@ def _make(work: Path) -> None:
     (corpus / "config/config.toml").write_text(settings)
     _conform(work, "tokenizer", "train", "--input", "corpus/text/a.txt", "--vocab", "320", "-o", "tokenizer")
     shutil.copytree(work / "tokenizer", corpus / "tokenizer")
+    _write_byte_level(corpus / "text/a.txt", corpus / "bytelevel/tokenizer.json")
     _write_settings(work / "tokenizer/tokenizer.model", corpus / "settings")
     _conform(
         *(work, "data", "build", "--input", "corpus/text/lines.jsonl", "--tokenizer", "tokenizer"),
@@ -119,6 +120,23 @@ def _write_texts(folder: Path) -> None:
 
     (folder / "a.txt.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
     parquet.write_table(pyarrow.table({"text": lines}), folder / "rows.parquet")
+
+
+def _write_byte_level(text: Path, target: Path) -> None:
+    """A byte-level BPE of 40 merges with an added token, and BOS before every text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=298, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
+    )
+    tokenizer.train([str(text)], trainer)
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(target), pretty=False)
 
 
 def _write_settings(model: Path, folder: Path) -> None:

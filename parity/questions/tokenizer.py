@@ -61,6 +61,8 @@ def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
         return _byte_level(content, path, spec)
     from sentencepiece import SentencePieceProcessor
 
+    if spec is not None:  # the settings beside a model may say otherwise than the model itself
+        content = with_dummy_prefix(content, spec.add_dummy_prefix)
     try:
         processor = SentencePieceProcessor()
         processor.LoadFromSerializedProto(

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,8 +10,10 @@ from conform.contract.errors import InputError
 from conform.contract.huggingface.family import read_families
 from conform.contract.infer import SENTENCEPIECE_BPE, Inference, infer_contract
 from conform.contract.load import load_contract, shipped_contracts
+from conform.contract.spec import RopeScaling
 from conform.trainer.checkpoints.huggingface import huggingface_config
 
+TRANSFORMERS = json.loads((Path(__file__).parent / "rope_of_transformers.json").read_text())
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 2048,
@@ -83,6 +87,27 @@ def test_what_the_trainer_writes_describes_the_model_that_it_trained(name, varia
     assert inferred.stored.weights == ("bitnet-online" if variant else "plain")
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("linear", 2.5),
+        RopeScaling("llama3", 8.0, 512, low_freq_factor=1.0, high_freq_factor=4.0),
+        RopeScaling("yarn", 4.0, 512, beta_fast=24.0, beta_slow=2.0, attention_factor=1.5),
+    ],
+    ids=lambda scaling: scaling.kind,
+)
+def test_what_the_trainer_writes_of_rope_scaling_is_read_back(scaling):
+    nano = load_contract("nano")
+    contract = dataclasses.replace(nano, model=dataclasses.replace(nano.model, rope_scaling=scaling))
+    assert infer_contract(huggingface_config(contract), "x").contract.model.rope_scaling == scaling
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_rope_scaling_means_what_transformers_computes_with(case):
+    found = infer_contract(LLAMA | {"rope_parameters": {**case["rope"], "rope_theta": case["base"]}}, "x")
+    assert found.contract.model.rope_scaling == RopeScaling(**case["scaling"])
+
+
 def test_every_field_has_an_origin():
     inferred = infer_contract(LLAMA, "x")
     assert {origin.field for origin in inferred.origins} == {
@@ -102,11 +127,20 @@ def test_the_tokenizer_beside_the_checkpoint_decides_its_fields():
     ]
 
 
+def test_the_summary_names_a_family_that_is_run_as_another_and_what_the_tokenizer_adds():
+    tokenizer = dataclasses.replace(SENTENCEPIECE_BPE, model="byte-level", pre="llama-bpe", add_eos=True)
+    summary = infer_contract(LLAMA | {"model_type": "mistral", "sliding_window": None}, "x", tokenizer).summary
+    assert summary.startswith("mistral as llama, dense")
+    assert "; byte-level tokenizer (llama-bpe) adding BOS and EOS; ignored nothing" in summary
+    alone = dataclasses.replace(SENTENCEPIECE_BPE, add_bos=False)
+    assert "; SentencePiece tokenizer adding nothing; " in infer_contract(LLAMA, "x", alone).summary
+
+
 def test_the_summary_is_one_line_of_what_matters():
     scaling = {"rope_type": "linear", "factor": 4.0}
     assert infer_contract(LLAMA | {"use_cache": True, "rope_scaling": scaling}, "x").summary == (
         "llama, dense linear layers (plain); RoPE base 10000 scaled ×4 by linear; norm eps 1e-05; output of its own; "
-        "bpe tokenizer, add_bos true; ignored use_cache"
+        "SentencePiece tokenizer adding BOS; ignored use_cache"
     )
 
 
