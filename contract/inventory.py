@@ -1,4 +1,4 @@
-"""Inventory: the exact list of tensors that a model spec implies."""
+"""Inventory: the exact list of tensors that a model spec implies, in a checkpoint and in a GGUF file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from typing import Literal
 
 from conform.contract.spec import ModelSpec, StorageClass
 
-__all__ = ["Role", "TensorSpec", "inventory"]
+__all__ = ["Role", "TensorSpec", "gguf_inventory", "inventory"]
 
 Role = Literal[
+    "rope_freqs",
     "token_embd",
     "output_norm",
     "output",
@@ -28,7 +29,10 @@ Role = Literal[
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor: its name in a checkpoint, its name in a GGUF file, and its shape as PyTorch writes it, (out, in)."""
+    """One tensor: its name in a checkpoint, its name in a GGUF file, and its shape as PyTorch writes it, (out, in).
+
+    One that is `derived` is in no checkpoint: the contract alone decides its values, and `name` is the contract's key.
+    """
 
     name: str
     gguf_name: str
@@ -36,11 +40,24 @@ class TensorSpec:
     role: Role
     storage_class: StorageClass
     layer: int | None = None
+    derived: bool = False
 
 
 def inventory(model: ModelSpec) -> tuple[TensorSpec, ...]:
-    """Every tensor of the model, in the order in which a GGUF file holds them."""
+    """Every tensor of a checkpoint, in the order in which a GGUF file holds them."""
     return tuple(_tensors(model))
+
+
+def gguf_inventory(model: ModelSpec) -> tuple[TensorSpec, ...]:
+    """Every tensor of a GGUF file: the derived ones, then those of the checkpoint.
+
+    Only the scaling of Llama 3 is written as a tensor: what each pair's frequency is divided by, float32.
+    """
+    if model.rope_scaling is None or model.rope_scaling.kind != "llama3":
+        return inventory(model)
+    shape = (model.rope_dim // 2,)
+    factors = TensorSpec("model.rope_scaling", "rope_freqs.weight", shape, "rope_freqs", "norm", derived=True)
+    return (factors, *inventory(model))
 
 
 def _tensors(model: ModelSpec) -> Iterator[TensorSpec]:

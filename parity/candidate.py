@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conform.contract.inventory import TensorSpec
+from conform.contract.load import load_contract
 from conform.contract.spec import Contract
 from conform.core.checkpoint.checkpoint import Checkpoint, contract_of, open_checkpoint
 from conform.core.errors import ConformError, InputError
-from conform.core.export.transform import transform_of
+from conform.core.export.transform import derived_values, transform_of
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
 from conform.core.runtime import Runtime
@@ -43,12 +44,17 @@ class Source:
 
     def stored(self, spec: TensorSpec) -> Float32:
         """The values that the exporter was to store: ternarised where the contract is, rotary rows interleaved."""
+        if spec.derived:
+            return derived_values(self.contract.model, spec)
         return transform_of(self.contract.model, spec).apply(self.checkpoint.read(spec.name))
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is judged, and what it is compared with; without a source or a tokenizer some rungs are not run."""
+    """What is judged, and what it is compared with; without a source or a tokenizer some rungs are not run.
+
+    `asked` is the contract that was asked for where there is no source that has one.
+    """
 
     file: GGUFFile
     runtime: Runtime
@@ -56,6 +62,12 @@ class Candidate:
     source: Source | None = None
     tokenizer: PromptTokenizer | None = None
     launcher: Launcher | None = None
+    asked: Contract | None = None
+
+    @property
+    def contract(self) -> Contract | None:
+        """The source's contract, else the one that was asked for; None leaves the file with the one that it carries."""
+        return self.source.contract if self.source else self.asked
 
     def kept(self, custody: Custody) -> "Candidate":
         """The same candidate, file and program in custody; only the runtime where nothing can start it anew."""
@@ -63,7 +75,9 @@ class Candidate:
         if self.launcher is None:
             return replace(self, file=file)
         launcher = self.launcher.kept(custody)
-        return replace(self, file=file, launcher=launcher, runtime=launcher.open(file))
+        runtime = launcher.open(file)
+        custody.at_end(runtime.close)
+        return replace(self, file=file, launcher=launcher, runtime=runtime)
 
 
 def open_candidate(
@@ -79,12 +93,13 @@ def open_candidate(
 
     Raises ConformError naming the file, checkpoint, tokenizer or program that cannot be used.
     """
-    if not model.is_file():
+    if not model.exists():
         raise ConformError(f"{model}: no such file; give the path of a GGUF file")
     file = open_gguf(model.resolve(), registry)
     source = _source(file, checkpoint, contract)
+    asked = load_contract(contract) if source is None and contract is not None else None
     runtime = launcher.open(file)
-    return Candidate(file, runtime, registry, source, _tokenizer(file, source, tokenizer), launcher)
+    return Candidate(file, runtime, registry, source, _tokenizer(file, source, tokenizer, asked), launcher, asked)
 
 
 def check_scope(scope: Scope, candidate: Candidate) -> None:
@@ -124,9 +139,12 @@ def _source(file: GGUFFile, asked: Path | None, contract: str | None) -> Source 
     return Source(checkpoint, contract_of(checkpoint, contract))
 
 
-def _tokenizer(file: GGUFFile, source: Source | None, asked: Path | None) -> PromptTokenizer | None:
+def _tokenizer(
+    file: GGUFFile, source: Source | None, asked: Path | None, contract: Contract | None
+) -> PromptTokenizer | None:
     """That of the file asked for, else of the checkpoint, else the file's own as far as its keys say all of it."""
     path = asked or (source.checkpoint.tokenizer_path if source else None)
     if path is None:
         return tokenizer_of_file(file)
-    return open_tokenizer(path, source.contract.tokenizer if source else None)
+    contract = source.contract if source else contract
+    return open_tokenizer(path, contract.tokenizer if contract else None)

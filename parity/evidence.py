@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from conform.contract.finding import Finding
-from conform.contract.inventory import inventory
+from conform.contract.inventory import gguf_inventory
+from conform.contract.rope import FACTOR_TOLERANCE
 from conform.core.errors import InputError
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request, RuntimeFault
@@ -62,8 +63,7 @@ class Evidence:
         """What the verifier finds, and where the file says that it comes from."""
         file, source = self._candidate.file, self._candidate.source
         try:
-            contract = source.contract if source else None
-            violations = list(verify_file(file.path, self._candidate.registry, contract).findings)
+            violations = list(verify_file(file.path, self._candidate.registry, self._candidate.contract).findings)
             if source and source.checkpoint.tokenizer_path:
                 violations += check_pieces(
                     file, tokenizer_of(source.checkpoint.tokenizer_path, source.contract).vocabulary
@@ -299,10 +299,11 @@ class Evidence:
     def _stored(self, source: Source, digests: Mapping[str, str | None]) -> Iterator[StoredTensor]:
         """The contract's tensors, then those that the file alone has and the runtime hashed."""
         tensors, decoded = self._candidate.file.tensors, self.references.weights.decoded
-        listed = {spec.gguf_name: spec for spec in inventory(source.contract.model)}
+        listed = {spec.gguf_name: spec for spec in gguf_inventory(source.contract.model)}
         for name, spec in listed.items():
             if name in tensors:
-                yield StoredTensor(name, source.stored(spec), tensors[name].ggml_type, decoded(name))
+                kind, tolerance = tensors[name].ggml_type, FACTOR_TOLERANCE if spec.derived else 0.0
+                yield StoredTensor(name, source.stored(spec), kind, decoded(name), tolerance)
             else:
                 yield StoredTensor(name, None, None, None)
         for name in digests:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from conform.core.files.digest import file_sha256
-from conform.core.runtime import Limits
+from conform.core.runtime import Limits, Runtime, RuntimeFault
 from conform.parity.candidate import Candidate
 from conform.parity.custody import Kept
 from conform.parity.questions.sequences import Scope, WatchedSequence
@@ -26,13 +26,13 @@ def receipt(
 ) -> dict[str, Any]:
     """Digests of runtime, file, checkpoint, tokenizer, contract and prompts; the reference's identity; the options."""
     model, *programs = kept
-    source = candidate.source
+    source, contract = candidate.source, candidate.contract
     tokenizer = source.checkpoint.tokenizer_path if source else None
     return {
         "runtime": _runtime(candidate, programs),
         "gguf": {"path": str(model.original), "sha256": model.sha256, "judged": _how(model)},
         "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
-        "contract": {"name": source.contract.name, "digest": source.contract.digest} if source else None,
+        "contract": {"name": contract.name, "digest": contract.digest} if contract else None,
         "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
         "prompts": {"sha256": _prompts_digest(sequences), "sequences": len(sequences), "max_tokens": scope.max_tokens},
         "seed": scope.seed,
@@ -57,15 +57,29 @@ def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, A
 
 def _runtime(candidate: Candidate, programs: Sequence[Kept]) -> dict[str, Any]:
     """The program and its companions as they were kept; one that runs in conform's own process names itself."""
-    identity = candidate.runtime.identity
+    identity, view = candidate.runtime.identity, _view(candidate.runtime)
     if not programs:
-        return {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)}
+        return {
+            "driver": identity.driver,
+            "program": identity.program,
+            "sha256": dict(identity.digests),
+            "view": view,
+        }
     return {
         "driver": identity.driver,
         "program": str(programs[0].original),
         "sha256": {program.original.name: program.sha256 for program in programs},
         "judged": _how(programs[0]),
+        "view": view,
     }
+
+
+def _view(runtime: Runtime) -> list[str] | None:
+    """What could be observed; None of a runtime that does not say."""
+    try:
+        return list(runtime.view.names)
+    except RuntimeFault:
+        return None
 
 
 def _how(kept: Kept) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from conform.contract.spec import ModelSpec, TokenizerSpec
+from conform.contract.rope import yarn_magnitude
+from conform.contract.spec import ModelSpec, RopeScaling, TokenizerSpec
 from conform.core.gguf.types import ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, layout_of_variant
 from conform.core.metadata import (
@@ -79,8 +80,23 @@ def _architecture(model: ModelSpec) -> dict[str, KeyValue]:
         "attention.layer_norm_rms_epsilon": f32(model.norm_eps),
         "rope.dimension_count": u32(model.rope_dim),
         "rope.freq_base": f32(model.rope_base),
+        **_rope_scaling(model.rope_scaling),
     }
     return {f"{model.architecture}.{key}": value for key, value in keys.items()}
+
+
+def _rope_scaling(scaling: RopeScaling | None) -> dict[str, KeyValue]:
+    """As llama.cpp reads it; what Llama 3 does is not in keys, but in the tensor rope_freqs.weight."""
+    if scaling is None or scaling.kind == "llama3":
+        return {}
+    keys = {"rope.scaling.type": string(scaling.kind), "rope.scaling.factor": f32(scaling.factor)}
+    if scaling.original_context is not None:
+        keys["rope.scaling.original_context_length"] = u32(scaling.original_context)
+    if scaling.attention_factor is not None:
+        # A runtime multiplies what YaRN suggests for the factor by this.
+        keys["rope.scaling.attn_factor"] = f32(scaling.attention_factor / yarn_magnitude(scaling.factor))
+    betas = {"yarn_beta_fast": scaling.beta_fast, "yarn_beta_slow": scaling.beta_slow}
+    return keys | {f"rope.scaling.{name}": f32(value) for name, value in betas.items() if value is not None}
 
 
 def _tokenizer(vocabulary: Vocabulary, spec: TokenizerSpec) -> dict[str, KeyValue]:

@@ -12,12 +12,16 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
 
 from conform.contract.dump import dump_contract
 from conform.contract.inventory import inventory
@@ -87,6 +91,8 @@ def _make(work: Path) -> None:
     (corpus / "legacy/imatrix.dat").write_bytes(_legacy_imatrix())
     _write_wide(work, corpus / "wide")
     _write_sharded(corpus / "model", corpus / "sharded")
+    _write_packed(corpus / "packed")
+    _write_fp8(corpus / "fp8")
     _write_unfinished(contract, corpus)
 
 
@@ -168,6 +174,30 @@ def _write_sharded(model: Path, folder: Path) -> None:
         save_file({name: weights[name] for name in held}, folder / shard)
     where = {name: shard for shard, held in shards.items() for name in held}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}, indent=1))
+
+
+def _write_packed(folder: Path) -> None:
+    """Ternary codes, four in a byte, and as values of -1, 0 and 1."""
+    codes = torch.from_numpy(np.random.default_rng(2).integers(0, 3, (4, 2, 24)).astype(np.uint8))
+    packed = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
+    weights = {"layers.0.a_proj.weight": packed, "layers.0.b_proj.weight": codes[0].float() - 1}
+    scales = {f"{name}_scale": torch.full((1,), 0.5) for name in weights}
+    _write_quantised(folder, {**weights, **scales}, {"quant_method": "bitnet", "linear_class": "autobitlinear"})
+
+
+def _write_fp8(folder: Path) -> None:
+    """E4M3 values with a scale for each block of 3 rows and 5 columns."""
+    random = np.random.default_rng(3)
+    values = torch.from_numpy(random.standard_normal((8, 24))).to(torch.float8_e4m3fn)
+    scales = torch.from_numpy(random.random((3, 5)).astype(np.float32))
+    weights = {"layers.0.a_proj.weight": values, "layers.0.a_proj.weight_scale_inv": scales}
+    _write_quantised(folder, weights, {"quant_method": "fp8", "weight_block_size": [3, 5]})
+
+
+def _write_quantised(folder: Path, weights: dict[str, Tensor], settings: Mapping[str, object]) -> None:
+    folder.mkdir()
+    save_tensors(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"quantization_config": settings}, indent=1) + "\n")
 
 
 def _write_unfinished(contract: Contract, corpus: Path) -> None:

@@ -11,7 +11,6 @@ from conform.contract.check import check_tensors
 from conform.contract.diff import diff
 from conform.contract.dump import dump_contract
 from conform.contract.finding import failed
-from conform.contract.infer import Inference
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract, shipped_contracts
 from conform.contract.solve import Candidate, SearchSpace, solve
@@ -193,7 +192,7 @@ def infer(checkpoint: Path, output: Path | None, name: str | None, json_path: st
     if output is not None:
         check_replaceable(output, "name = ")
         write_text_atomically(output, dump_contract(inferred.contract))
-    if not write_json(_inference_to_json(inferred), json_path):
+    if not write_json(inferred.to_json(), json_path):
         print_table(("field", "value", "from"), [(o.field, json.dumps(o.value), o.source) for o in inferred.origins])
         if inferred.ignored:
             click.echo()
@@ -202,16 +201,6 @@ def infer(checkpoint: Path, output: Path | None, name: str | None, json_path: st
             )
         click.echo(f"\n{inferred.contract.name}: {inferred.summary}")
     return 0
-
-
-def _inference_to_json(inferred: Inference) -> dict[str, object]:
-    return {
-        "contract": dataclasses.asdict(inferred.contract) | {"digest": inferred.contract.digest},
-        "summary": inferred.summary,
-        "stored": dataclasses.asdict(inferred.stored),
-        "origins": [dataclasses.asdict(origin) for origin in inferred.origins],
-        "ignored": [dataclasses.asdict(ignored) for ignored in inferred.ignored],
-    }
 
 
 def _candidate_row(candidate: Candidate, budget: int) -> tuple[object, ...]:

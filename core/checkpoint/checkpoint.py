@@ -9,8 +9,14 @@ from conform.contract.check import TensorSeen
 from conform.contract.load import load_contract
 from conform.contract.quantisation import PLAIN, Stored, stored_weights
 from conform.contract.spec import Contract
+from conform.core.checkpoint.locate import locate_checkpoint
 from conform.core.checkpoint.safetensors_header import StoredTensor, read_safetensors_header
-from conform.core.checkpoint.safetensors_index import read_safetensors_folder, read_safetensors_index
+from conform.core.checkpoint.safetensors_index import (
+    ADAPTER_CONFIG,
+    MERGE,
+    read_safetensors_folder,
+    read_safetensors_index,
+)
 from conform.core.checkpoint.sidecar import SIDECAR_NAME, Sidecar, listed_path, read_sidecar
 from conform.core.checkpoint.stored_weights import join_weights
 from conform.core.checkpoint.weight import Weight, check_finite, equal_values, read_weight
@@ -20,7 +26,7 @@ from conform.core.files.json import read_json_object
 from conform.core.quantizer import Float32
 from conform.core.tokenizer.tokenizer import find_tokenizer
 
-__all__ = ["Checkpoint", "contract_of", "finished_checkpoints", "newest_checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "contract_of", "open_checkpoint"]
 
 _WAIT = "try again when nothing writes it any more"
 
@@ -41,7 +47,7 @@ class Checkpoint:
         form: Stored,
     ) -> None:
         self.path = path
-        """As it was asked for: the folder, or the file."""
+        """The folder, or the file: as it was asked for, or where the folder that was asked for leads to."""
         self.folder = folder
         self.sidecar = sidecar
         self.form = form
@@ -161,12 +167,14 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in that folder (one file, or an index and its shards), or that one safetensors file.
+    """The checkpoint in that folder (one file, or shards with or without an index), or that one safetensors file.
 
-    Raises InputError naming the file at fault.
+    A run's folder leads to its newest checkpoint, a hub's cache to its snapshot. Raises InputError naming the file at
+    fault.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
+    path = locate_checkpoint(path)
     folder = path if path.is_dir() else path.parent
     sidecar = read_sidecar(folder)
     if path.is_dir():
@@ -177,30 +185,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         stored = read_safetensors_header(path)
         # A file beside a sidecar that does not list it is another model.
         sidecar = sidecar if sidecar is not None and path.name in sidecar.files else None
+    _refuse_adapter(path, stored)
     form = _form(folder, sidecar)
     return Checkpoint(path, folder, stored, join_weights(stored, form), sidecar, form)
-
-
-def newest_checkpoint(runs: Path = Path("runs")) -> Path:
-    """The folder of the complete checkpoint that was finished last, anywhere up to three levels under `runs`.
-
-    Raises CheckpointError when there is none.
-    """
-    return finished_checkpoints(runs)[0]
-
-
-def finished_checkpoints(runs: Path) -> list[Path]:
-    """The folders of all complete checkpoints up to three levels under `runs`, the one finished last first.
-
-    Raises CheckpointError when there is none.
-    """
-    sidecars = [
-        path for depth in range(4) for path in runs.glob("*/" * depth + SIDECAR_NAME) if _is_finished(runs, path)
-    ]
-    if not sidecars:
-        raise CheckpointError(f"{runs}: no complete checkpoint under this folder; name one, or train one first")
-    sidecars.sort(key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)
-    return [path.parent for path in sidecars]
 
 
 def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
@@ -221,14 +208,21 @@ def contract_of(checkpoint: Checkpoint, asked: str | None) -> Contract:
         return contract
     if sidecar is not None:
         return sidecar.contract
-    if checkpoint.config_path is not None:
-        from conform.core.checkpoint.inference import infer_checkpoint
+    from conform.core.checkpoint.inference import inference_of
 
-        return infer_checkpoint(checkpoint.folder).contract
+    if (inferred := inference_of(checkpoint, asked)) is not None:
+        return inferred.contract
     raise CheckpointError(
         f"{checkpoint.path}: neither {SIDECAR_NAME} nor config.json beside the weights says what the model is; "
         "name its contract with --contract"
     )
+
+
+def _refuse_adapter(path: Path, stored: Mapping[str, StoredTensor]) -> None:
+    if path.is_dir() and (path / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"{path}: {ADAPTER_CONFIG} makes this a base model with an adapter (PEFT); {MERGE}")
+    if any(".lora_" in name or name.startswith("base_model.") for name in stored):
+        raise CheckpointError(f"{path}: is an adapter (PEFT), not a model; {MERGE}")
 
 
 def _refuse_other_reading(checkpoint: Checkpoint, contract: Contract) -> None:
@@ -247,8 +241,3 @@ def _form(folder: Path, sidecar: Sidecar | None) -> Stored:
     if sidecar is not None or not path.is_file():
         return PLAIN
     return stored_weights(read_json_object(path, "a Hugging Face configuration"), str(path))
-
-
-def _is_finished(runs: Path, sidecar: Path) -> bool:
-    # A hidden folder is a checkpoint that is still being written.
-    return not any(part.startswith(".") for part in sidecar.relative_to(runs).parent.parts)

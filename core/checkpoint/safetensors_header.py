@@ -14,10 +14,10 @@ from typing import Any
 from conform.contract.bounded import open_regular
 from conform.contract.mapping import shown
 from conform.core.errors import CheckpointError
+from conform.core.files.sight import HEAD, mistaken
 
 __all__ = ["StoredTensor", "read_safetensors_header"]
 
-_GGUF = int.from_bytes(b"GGUF", "little")
 _LARGEST_HEADER = 100 << 20
 _MOST_DIMENSIONS = 8
 _LONGEST_NAME = 1 << 12
@@ -62,9 +62,9 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
+        _refuse_by_sight(path, file.read(HEAD))
+        file.seek(0)
         length = int.from_bytes(file.read(8), "little")
-        if size >= 4 and length & 0xFFFFFFFF == _GGUF:
-            raise CheckpointError(f"{path}: is a GGUF file, not a safetensors checkpoint")
         if size < 8 or length > size - 8:
             raise CheckpointError(f"{path}: truncated: {size} bytes cannot hold a safetensors header")
         if length > _LARGEST_HEADER:
@@ -77,6 +77,12 @@ def read_safetensors_header(path: Path) -> dict[str, StoredTensor]:
     }
     _check_extents(path, tensors, 8 + length, size)
     return tensors
+
+
+def _refuse_by_sight(path: Path, head: bytes) -> None:
+    advice = "give the one that it was exported from" if head[:4] == b"GGUF" else "give a folder or a safetensors file"
+    if head[8:9] != b"{" and (sentence := mistaken(head, "a safetensors checkpoint", advice)):
+        raise CheckpointError(f"{path}: {sentence}")
 
 
 def _parse(path: Path, content: bytes) -> Mapping[str, Any]:

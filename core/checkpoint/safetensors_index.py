@@ -1,5 +1,6 @@
 """Safetensors index: the shards of one checkpoint, each tensor in the shard where the index places it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -7,31 +8,96 @@ from conform.core.checkpoint.safetensors_header import StoredTensor, read_safete
 from conform.core.errors import CheckpointError
 from conform.core.files.json import read_json_object
 
-__all__ = ["INDEX_NAME", "WEIGHTS_NAME", "read_safetensors_folder", "read_safetensors_index", "read_weight_map"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "INDEX_NAME",
+    "MERGE",
+    "WEIGHTS_NAME",
+    "read_safetensors_folder",
+    "read_safetensors_index",
+    "read_weight_map",
+]
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+MERGE = "merge it into its base model first, and give the merged checkpoint"
 
 _MOST_SHARDS = 10_000
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+# What may stand in a folder in place of weights, and what to say of it. A pickle runs whatever code it holds.
+_OTHERS = (
+    (("adapter_model.*", ADAPTER_CONFIG), f"an adapter (PEFT), not a model: {MERGE}"),
+    (("*.bin", "*.pt", "*.pth", "*.ckpt"), "a pickle, which conform never loads: convert it to safetensors"),
+    (("*.gguf",), "a GGUF file: give the checkpoint that it was exported from"),
+    (("*.safetensors.index.json",), "an index of another name: give its path"),
+)
 
 
 def read_safetensors_folder(folder: Path) -> Mapping[str, StoredTensor]:
-    """The tensors of a folder: of its index, or else of its one file.
+    """The tensors of a folder: of its index, or else of its one file, or else of shards that have no index.
 
     Raises InputError naming the file at fault, or the folder when it holds no weights.
     """
-    if (folder / INDEX_NAME).is_file():
+    if _is_there(folder / INDEX_NAME):
         return read_safetensors_index(folder / INDEX_NAME)
-    if (folder / WEIGHTS_NAME).is_file():
+    if _is_there(folder / WEIGHTS_NAME):
         return read_safetensors_header(folder / WEIGHTS_NAME)
-    raise CheckpointError(f"{folder}: holds neither {WEIGHTS_NAME} nor {INDEX_NAME}{_pickled(folder)}")
+    shards = _only_set(folder)
+    stored: dict[str, StoredTensor] = {}
+    for shard in shards:
+        tensors = read_safetensors_header(folder / shard)
+        if twice := sorted(tensors.keys() & stored.keys()):
+            raise CheckpointError(
+                f"{folder / shard}: holds {twice[0][:80]}, which {stored[twice[0]].path.name} holds too"
+            )
+        stored |= tensors
+    return stored
 
 
-def _pickled(folder: Path) -> str:
-    # Named, never opened: a pickle runs whatever code it holds.
-    found = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    return f", but {found[0]}, a pickle, which conform never loads: convert it to safetensors" if found else ""
+def _is_there(path: Path) -> bool:
+    # A link to a file that was not downloaded is named when it is opened, and not passed over.
+    return path.is_file() or path.is_symlink()
+
+
+def _only_set(folder: Path) -> list[str]:
+    """The folder's one file, or its one set of shards; of several sets, the one called "model" counts."""
+    names = sorted(
+        path.name for path in folder.glob("*.safetensors") if not path.name.startswith((".", "adapter_model."))
+    )
+    sets: dict[str, list[str]] = {}
+    for name in names:
+        match = _SHARD.fullmatch(name)
+        sets.setdefault(f"{match[1]}-of-{match[3]}" if match else name, []).append(name)
+    chosen = [shards for label, shards in sets.items() if label.startswith("model-of-")] or list(sets.values())
+    if not chosen:
+        raise CheckpointError(f"{folder}: holds neither {WEIGHTS_NAME} nor {INDEX_NAME}{_found_instead(folder)}")
+    if len(chosen) > 1:
+        listed = ", ".join(shards[0] for shards in chosen[:8])
+        raise CheckpointError(
+            f"{folder}: holds {len(chosen)} checkpoints, {listed}; give the path of one file or index"
+        )
+    _check_complete(folder, chosen[0])
+    return chosen[0]
+
+
+def _check_complete(folder: Path, shards: list[str]) -> None:
+    match = _SHARD.fullmatch(shards[0])
+    if match is None:
+        return
+    count = int(match[3])
+    if count > _MOST_SHARDS:
+        raise CheckpointError(f"{folder}: {shards[0]} is one of {count} shards; expected at most {_MOST_SHARDS}")
+    expected = [f"{match[1]}-{number:05}-of-{match[3]}.safetensors" for number in range(1, count + 1)]
+    if missing := sorted(set(expected) - set(shards)):
+        raise CheckpointError(f"{folder}: {missing[0]} is missing ({len(missing)} of {count} shards)")
+
+
+def _found_instead(folder: Path) -> str:
+    for patterns, sentence in _OTHERS:
+        if found := sorted(path.name for pattern in patterns for path in folder.glob(pattern)):
+            return f", but {found[0]}, {sentence}"
+    return ""
 
 
 def read_safetensors_index(index: Path) -> Mapping[str, StoredTensor]:

@@ -161,7 +161,12 @@ class BlockScaled:
 
 
 def read_weight(weight: Weight) -> Float32:
-    """All values, a fresh array in the weight's shape."""
+    """All values, a fresh array in the weight's shape.
+
+    Raises CheckpointError for a shape without values, and what reading the rows raises.
+    """
+    if 0 in weight.shape:  # beside a 0, the other dimensions may be of any size
+        raise CheckpointError(f"{weight.tensor.path}: {weight.tensor.name}: shape {weight.shape} holds no values")
     values = np.empty(as_table(weight.shape), np.float32)
     for start, rows in _pieces(weight):
         values[start : start + len(rows)] = rows

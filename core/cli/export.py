@@ -17,7 +17,7 @@ from conform.core.i2_s.format import TernaryScale
 from conform.core.quantizer import Effort
 
 if TYPE_CHECKING:
-    from conform.core.export import ExportPlan, ExportReport, ExportSource
+    from conform.core.export import ExportPlan, ExportReport, ExportRequest, ExportSource
 
 __all__ = ["export"]
 
@@ -48,6 +48,13 @@ _PATIENCE = 10.0
     multiple=True,
     metavar="PATTERN=QUANT",
     help="Store tensors whose GGUF name matches otherwise, as in 'output=q8_0'; repeatable, the last match counts.",
+)
+@click.option(
+    "--fallback",
+    "fallbacks",
+    multiple=True,
+    metavar="NAME",
+    help="Store tensors whose rows a quantizer does not take as NAME, such as iq4_nl; repeatable, the first that fits.",
 )
 @click.option("--imatrix", type=PATH, metavar="FILE", help="An importance matrix, GGUF or .dat.")
 @click.option(
@@ -86,6 +93,7 @@ def export(
     contract: str | None,
     tokenizer: Path | None,
     types: tuple[str, ...],
+    fallbacks: tuple[str, ...],
     imatrix: Path | None,
     target_bpw: float | None,
     effort: str,
@@ -99,15 +107,16 @@ def export(
     Without CHECKPOINT the newest one under --runs is taken. A file appears under its name only when it is complete and
     has been read again; an interrupted export resumes when the same command is given again.
     """
-    from conform.core.export import ExportRequest, Tuning, open_source, plan_request
+    from conform.core.export import ExportRequest, Tuning, plan_request, unfit_quants
     from conform.core.export.policy import parse_override
     from conform.plugins.host import load_registry
     from conform.plugins.quantizers.kernels.notice import on_compile
 
     on_compile(_say_compiling)
     registry = load_registry()
+    matched = tuple(dict.fromkeys(codec.name for quant in quants for codec in registry.match(quant)))
     request = ExportRequest(
-        quants=tuple(dict.fromkeys(codec.name for quant in quants for codec in registry.match(quant))),
+        quants=matched,
         output=output,
         contract=contract,
         tokenizer=tokenizer,
@@ -115,10 +124,14 @@ def export(
         imatrix=imatrix,
         target_bpw=target_bpw,
         tuning=Tuning(cast(Effort, effort), cast(TernaryScale, ternary_scale)),
+        fallbacks=fallbacks,
+        optional=tuple(name for name in matched if name not in quants),
     )
-    source = open_source(checkpoint or _newest(runs), request)
+    source = _open(checkpoint or _newest(runs), request)
     if failed(source.findings):
         return _refuse(source, json_path)
+    for name, reason in unfit_quants(request, source, registry).items():
+        click.echo(f"{name}: left out: {reason}", err=True)
     with nullcontext(None) if target_bpw is None else _progress("measuring errors", None) as step:
         plans = plan_request(request, source, registry, step)
     return _print_plans(source, plans, json_path) if dry_run else _run(source, plans, json_path)
@@ -129,8 +142,17 @@ def _say_compiling(module: str) -> None:
         click.echo(f"Compiling {module} for this machine, once; it is kept on disk.", err=True)
 
 
+def _open(asked: Path, request: "ExportRequest") -> "ExportSource":
+    from conform.core.export import open_source
+
+    source = open_source(asked, request)
+    if source.checkpoint.path != asked:
+        click.echo(f"{asked}: taking {source.checkpoint.path}", err=True)
+    return source
+
+
 def _newest(runs: Path) -> Path:
-    from conform.core.checkpoint.checkpoint import newest_checkpoint
+    from conform.core.checkpoint.locate import newest_checkpoint
 
     checkpoint = newest_checkpoint(runs)
     click.echo(f"Newest checkpoint: {checkpoint}", err=True)
@@ -141,6 +163,7 @@ def _to_json(source: "ExportSource", files: Sequence[object], *, dry_run: bool =
     return {
         "checkpoint": str(source.checkpoint.path),
         "contract": {"name": source.contract.name, "digest": source.contract.digest},
+        "inference": source.inference.to_json() if source.inference else None,
         "findings": [finding.to_json() for finding in source.findings],
         "dry_run": dry_run,
         "files": files,
@@ -149,7 +172,7 @@ def _to_json(source: "ExportSource", files: Sequence[object], *, dry_run: bool =
 
 def _refuse(source: "ExportSource", json_path: str | None) -> int:
     if not write_json(_to_json(source, []), json_path):
-        print_findings(source.findings)
+        _print_source(source)
         click.echo(f"{source.checkpoint.path} does not meet contract {source.contract.name}; nothing was exported.")
     return 1
 
@@ -159,9 +182,10 @@ def _print_plans(source: "ExportSource", plans: Sequence["ExportPlan"], json_pat
 
     if write_json(_to_json(source, [plan_to_json(plan) for plan in plans], dry_run=True), json_path):
         return 0
-    _print_warnings(source)
+    _print_source(source)
     for plan in plans:
         print_table(PLAN_HEADINGS, plan_rows(plan))
+        _print_notes(plan)
         click.echo(plan_total(plan) + "\n")
     return 0
 
@@ -172,7 +196,9 @@ def _run(source: "ExportSource", plans: Sequence["ExportPlan"], json_path: str |
     reports = _export_all(source, plans)
     if write_json(_to_json(source, [report_to_json(report) for report in reports]), json_path):
         return 0
-    _print_warnings(source)
+    _print_source(source)
+    for plan in plans:
+        _print_notes(plan)
     for report in reports:
         print_table(*cost_table(report), title=report.path.name)
         click.echo()
@@ -219,7 +245,15 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[str], None]]:
         yield step
 
 
-def _print_warnings(source: "ExportSource") -> None:
+def _print_notes(plan: "ExportPlan") -> None:
+    for note in plan.notes:
+        click.echo(f"{plan.target.name}: {note}")
+
+
+def _print_source(source: "ExportSource") -> None:
+    """What was understood of a stranger's checkpoint, and every finding."""
+    if source.inference:
+        click.echo(f"{source.checkpoint.path}: {source.inference.summary}\n")
     if source.findings:
         print_findings(source.findings)
         click.echo()

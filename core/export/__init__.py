@@ -3,7 +3,7 @@
 from conform.core.export.export import export_checkpoint
 from conform.core.export.plan import ExportPlan, TensorPlan
 from conform.core.export.policy import TypeOverride
-from conform.core.export.request import ExportRequest, ExportSource, open_source, plan_request
+from conform.core.export.request import ExportRequest, ExportSource, open_source, plan_request, unfit_quants
 from conform.core.export.run import ExportReport, TensorReport, run_export
 from conform.core.export.tuning import Tuning
 
@@ -20,4 +20,5 @@ __all__ = [
     "open_source",
     "plan_request",
     "run_export",
+    "unfit_quants",
 ]

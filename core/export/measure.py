@@ -15,7 +15,7 @@ __all__ = ["measure_options", "mix_under"]
 def measure_options(
     plans: Sequence[ExportPlan], open_tensors: Sequence[str], progress: Callable[[str], None] | None = None
 ) -> Mapping[str, Sequence[Option]]:
-    """GGUF name → one option of each plan, in the order of the plans, which differ in the quantizer alone.
+    """GGUF name → one option of each quantizer that the plans have for it; they differ in the quantizer alone.
 
     One tensor is in memory at a time; its values are read once.
     Raises CheckpointError, QuantizeError or PluginError.
@@ -28,7 +28,7 @@ def measure_options(
             continue
         plans[0].checkpoint.check_finite(tensors[0].spec.name)
         values = source_values(plans[0].checkpoint, tensors[0])
-        for tensor in tensors:
+        for tensor in {tensor.codec.name: tensor for tensor in tensors}.values():
             packed = tensor.codec.pack(name, values, tensor.importance)
             decoded = tensor.codec.unpack(name, packed, tensor.spec.shape)
             error = measure_cost(values, decoded, tensor.importance).weighted_errors

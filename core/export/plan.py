@@ -8,14 +8,16 @@ from pathlib import Path
 
 from conform.contract.check import check_tensors
 from conform.contract.finding import Finding
-from conform.contract.inventory import TensorSpec, inventory
+from conform.contract.inventory import TensorSpec, gguf_inventory, inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.codec import Codec
-from conform.core.errors import PlanError, PluginError, QuantizeError
-from conform.core.export.policy import TypeOverride, storage
-from conform.core.export.transform import Transform, transform_of
+from conform.core.errors import PlanError
+from conform.core.export.fit import Misfit, describe_misfits, fit_storage
+from conform.core.export.policy import TypeOverride, storage_choices
+from conform.core.export.rope import check_rope
+from conform.core.export.transform import Transform, derived_values, transform_of
 from conform.core.export.tuning import Tuning
 from conform.core.gguf.seal import UNKNOWN_SHA256, refuse_seal_keys, seal, tensor_line
 from conform.core.gguf.write import ALIGNMENT, TensorEntry, align, encode_header
@@ -26,10 +28,17 @@ from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 
 __all__ = ["ExportPlan", "TensorPlan", "check_export", "plan_export"]
 
+# Runtimes read rope_freqs.weight as float32 and as nothing else.
+_DERIVED_TYPE = "f32"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data."""
+    """One tensor: where it comes from, what is done to it, and where its bytes go, from the start of the data.
+
+    `derived` are its values where they are in no checkpoint. `skipped` are the quantizers that it was to be stored by
+    before, and that do not take its rows.
+    """
 
     spec: TensorSpec
     transform: Transform
@@ -37,6 +46,8 @@ class TensorPlan:
     nbytes: int
     offset: int
     importance: Float32 | None = field(default=None, compare=False)
+    derived: Float32 | None = field(default=None, compare=False)
+    skipped: tuple[Misfit, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -53,7 +64,10 @@ class TensorPlan:
 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
-    """One file. Its header needs digests that are known at the end; the header's size does not depend on them."""
+    """One file. Its header needs digests that are known at the end; the header's size does not depend on them.
+
+    `notes` say what is not stored as it was asked for, and why.
+    """
 
     checkpoint: Checkpoint
     contract: Contract
@@ -61,6 +75,7 @@ class ExportPlan:
     tensors: tuple[TensorPlan, ...]
     facts: ExportFacts
     catalog: Catalog
+    notes: tuple[str, ...] = ()
 
     def metadata(self, checkpoint_digest: str) -> dict[str, KeyValue]:
         """The keys of the file but its seal, given the digest of the checkpoint's content."""
@@ -99,6 +114,7 @@ class ExportPlan:
 def check_export(checkpoint: Checkpoint, contract: Contract, vocabulary: Vocabulary) -> list[Finding]:
     """Everything in which checkpoint and tokenizer differ from the contract."""
     findings = check_tensors(checkpoint.tensors, contract.model) + check_vocabulary(vocabulary, contract)
+    findings += check_rope(contract.model)
     stated = checkpoint.sidecar.tokenizer_digest if checkpoint.sidecar else None
     if stated is not None and stated != vocabulary.digest:
         hint = "the checkpoint was trained with another tokenizer"
@@ -117,39 +133,35 @@ def plan_export(
     overrides: Sequence[TypeOverride] = (),
     importance: Mapping[str, Float32] | None = None,
     tuning: Tuning | None = None,
+    fallbacks: Sequence[str] = (),
 ) -> ExportPlan:
     """The plan of one file: `quant` is one quantizer, or one for each GGUF name that the policy leaves open.
 
-    `importance` maps GGUF names to (cols,) weights of the squared error.
-    Raises PlanError naming a tensor whose shape a quantizer cannot take, and PluginError for an unknown quantizer.
+    `importance` maps GGUF names to (cols,) weights of the squared error. A tensor whose rows its quantizer does not
+    take is stored by the first of the `fallbacks` that does.
+    Raises PlanError naming every tensor that no quantizer takes, and PluginError for an unknown quantizer.
     """
-    specs = inventory(contract.model)
-    names = storage(specs, contract.storage, quant, overrides)
+    specs = gguf_inventory(contract.model)
+    choices = storage_choices(inventory(contract.model), contract.storage, quant, overrides)
+    choices |= {spec.gguf_name: (_DERIVED_TYPE,) for spec in specs if spec.derived}
+    fits = fit_storage(specs, choices, catalog, fallbacks)
     tuning = tuning or Tuning()
-    chosen = {name: tuning.apply(catalog.codec(name)) for name in sorted(set(names.values()))}
+    chosen = {name: tuning.apply(catalog.codec(name)) for name in sorted({fit.quantizer for fit in fits.values()})}
     tuning.check(tuple(chosen.values()))
     tensors: list[TensorPlan] = []
     offset = 0
     for spec in specs:
-        codec = chosen[names[spec.gguf_name]]
+        fit = fits[spec.gguf_name]
+        codec = chosen[fit.quantizer]
         weights = importance.get(spec.gguf_name) if importance else None
-        nbytes = _planned_nbytes(spec, codec)
+        nbytes = codec.nbytes(spec.shape)
         _check_importance(spec, codec, weights)
-        tensors.append(TensorPlan(spec, transform_of(contract.model, spec), codec, nbytes, offset, weights))
+        transform = transform_of(contract.model, spec)
+        derived = derived_values(contract.model, spec) if spec.derived else None
+        tensors.append(TensorPlan(spec, transform, codec, nbytes, offset, weights, derived, fit.skipped))
         offset = align(offset + nbytes)
     facts = _facts(contract, vocabulary, tensors)
-    return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog)
-
-
-def _planned_nbytes(spec: TensorSpec, codec: Codec) -> int:
-    try:
-        return codec.nbytes(spec.shape)
-    except QuantizeError as error:
-        raise PlanError(
-            f"{spec.gguf_name}: {error}; store this tensor as another type, with --type '{spec.gguf_name}=f16'"
-        ) from error
-    except PluginError as error:
-        raise PluginError(f"{spec.gguf_name}: {error}") from error
+    return ExportPlan(checkpoint, contract, target, tuple(tensors), facts, catalog, describe_misfits(fits, specs))
 
 
 def _check_importance(spec: TensorSpec, codec: Codec, weights: Float32 | None) -> None:

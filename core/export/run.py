@@ -78,7 +78,9 @@ def run_export(plan: ExportPlan, progress: Callable[[str], None] | None = None) 
 
 
 def source_values(checkpoint: Checkpoint, tensor: TensorPlan) -> Float32:
-    """The values of one tensor as its quantizer gets them: read, then transformed as planned."""
+    """The values of one tensor as its quantizer gets them: read, then transformed as planned; or as planned alone."""
+    if tensor.derived is not None:
+        return tensor.derived
     values = checkpoint.read(tensor.spec.name)
     try:
         return tensor.transform.apply(values)
@@ -89,7 +91,8 @@ def source_values(checkpoint: Checkpoint, tensor: TensorPlan) -> Float32:
 def _scan(plan: ExportPlan) -> None:
     # A search may take hours: a NaN in the last tensor should be found before it, not after.
     for tensor in plan.tensors:
-        plan.checkpoint.check_finite(tensor.spec.name)
+        if tensor.derived is None:
+            plan.checkpoint.check_finite(tensor.spec.name)
 
 
 @dataclass(frozen=True, slots=True)

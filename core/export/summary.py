@@ -47,6 +47,7 @@ def plan_to_json(plan: ExportPlan) -> dict[str, Any]:
         "path": str(plan.target),
         "bytes": len(plan.header()) + plan.data_bytes,
         "bits_per_weight": plan.bits_per_weight,
+        "notes": list(plan.notes),
         "tensors": [_tensor_to_json(tensor) for tensor in plan.tensors],
     }
 
@@ -115,6 +116,7 @@ def _tensor_to_json(tensor: TensorPlan) -> dict[str, Any]:
         "class": tensor.spec.storage_class,
         "transform": str(tensor.transform),
         "quantizer": tensor.codec.name,
+        "not_stored_as": [misfit.quantizer for misfit in tensor.skipped],
         "plugin": tensor.codec.owner,
         "bytes": tensor.nbytes,
         "offset": tensor.offset,

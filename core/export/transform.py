@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from conform.contract.inventory import TensorSpec
+from conform.contract.rope import frequency_factors
 from conform.contract.spec import ModelSpec
 from conform.core.errors import PlanError
 from conform.core.i2_s.ternary import effective, stored_ternary
 from conform.core.quantizer import Float32
 
-__all__ = ["Rotary", "Transform", "permute_qk", "transform_of"]
+__all__ = ["Rotary", "Transform", "derived_values", "permute_qk", "transform_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,13 @@ def transform_of(model: ModelSpec, spec: TensorSpec) -> Transform:
     permute = Rotary(heads, model.rope_dim) if heads and model.architecture == "llama" else None
     linear = model.linear if spec.storage_class == "linear" else "dense"
     return Transform(linear == "ternary", permute, linear == "ternary-stored")
+
+
+def derived_values(model: ModelSpec, spec: TensorSpec) -> Float32:
+    """The values of a tensor that is in no checkpoint: the factors by which rotary frequencies are divided."""
+    assert spec.derived
+    assert model.rope_scaling is not None
+    return np.array(frequency_factors(model.rope_base, model.rope_dim, model.rope_scaling), np.float32)
 
 
 def permute_qk(rows: Float32, heads: int, rope_dim: int | None = None) -> Float32:

@@ -9,6 +9,7 @@ from typing import Any
 
 from conform.contract.bounded import read_bounded
 from conform.contract.errors import InputError
+from conform.core.files.sight import HEAD, mistaken
 
 __all__ = ["parse_json_object", "read_json_object"]
 
@@ -35,7 +36,8 @@ def parse_json_object(content: bytes, path: Path, what: str, *, advice: str = ""
         if _SURROGATE.search(content):
             _refuse_half_pairs(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not {what}: not JSON: {str(error)[:80]}{tail}") from error
+        reason = mistaken(content[:HEAD], what) if content[:1] not in b"[{" else ""
+        raise InputError(f"{path}: {reason or f'not {what}: not JSON: {str(error)[:80]}'}{tail}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: not {what}: expected a JSON object, found {type(data).__name__}{tail}")
     return data

@@ -16,6 +16,7 @@ import numpy as np
 
 from conform.contract.bounded import open_regular
 from conform.core.errors import GGUFError
+from conform.core.files.sight import HEAD, mistaken
 from conform.core.gguf.types import ValueType, ggml_type, tensor_nbytes
 from conform.core.quantizer import Packed
 
@@ -122,6 +123,10 @@ def read_gguf(path: Path, sizes: SizeRule | None = None) -> GGUFFile:
     `sizes` gives the size of tensors whose type is unknown here. Data may be missing: see `packed`.
     Raises InputError for a file that cannot be read, and GGUFError for whatever cannot be parsed.
     """
+    if path.is_dir():
+        raise GGUFError(
+            f"{path}: cannot be read: a folder, not a GGUF file; give the file that `conform export` writes"
+        )
     with open_regular(path) as file:
         return _Parser(path, file, os.fstat(file.fileno()).st_size).parse(sizes or tensor_nbytes)
 
@@ -151,6 +156,7 @@ class _Parser:
                 raise self._error(f"key {key!r} occurs twice")
             key_types[key], metadata[key] = self._value(key)
             key_digests[key] = self._digest.hexdigest()
+        self._refuse_part(metadata)
         alignment = self._alignment(metadata, key_types)
         raw = [self._descriptor() for _ in range(tensor_count)]
         header_end = self._position
@@ -197,13 +203,23 @@ class _Parser:
     def _version(self) -> int:
         magic = self._take(min(4, self._size), "the magic number")
         if magic != b"GGUF":
-            raise GGUFError(f"{self._path}: not a GGUF file: it starts with {magic!r}")
+            sentence = mistaken(magic + self._file.read(HEAD), "a GGUF file", "give what `conform export` writes")
+            raise GGUFError(f"{self._path}: {sentence or f'not a GGUF file: it starts with {magic!r}'}")
         version = self._integer(ValueType.UINT32, "the version")
         if version and version & 0xFFFF == 0:
             raise self._error("a big-endian GGUF file; only little-endian ones are read")
         if version not in (2, 3):
             raise self._error(f"GGUF version {version}; versions 2 and 3 are read")
         return version
+
+    def _refuse_part(self, metadata: Mapping[str, GGUFValue]) -> None:
+        count, number = metadata.get("split.count"), metadata.get("split.no")
+        if isinstance(count, int) and count > 1:
+            part = number + 1 if isinstance(number, int) else "one"
+            raise GGUFError(
+                f"{self._path}: part {part} of {count} of a split GGUF file; merge the parts first, with "
+                "`llama-gguf-split --merge`"
+            )
 
     def _count(self, what: str, smallest: int, most: int) -> int:
         count = self._integer(ValueType.UINT64, f"the number of {what}")

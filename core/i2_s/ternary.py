@@ -62,14 +62,17 @@ def ternarise(values: Float32) -> tuple[Codes, np.float32]:
     return np.clip(np.rint(values / scale), -1, 1).astype(np.int8), scale
 
 
-def stored_ternary(values: Float32) -> tuple[Codes, np.float32]:
+def stored_ternary(values: Float32, name: str = "") -> tuple[Codes, np.float32]:
     """The codes and the scale of a matrix that is ternary already; zeros alone have the smallest scale.
 
-    Raises QuantizeError for any other matrix.
+    Raises QuantizeError for any other matrix, with the name of the tensor before it.
     """
     scale = exact_scale(values) if values.any() else _SMALLEST_SCALE
     if scale is None:
-        raise QuantizeError("not ternary: expected only -c, 0 and c, because the contract says that they are stored so")
+        where = f"{name}: " if name else ""
+        raise QuantizeError(
+            f"{where}not ternary: expected only -c, 0 and c, because the contract says that it is stored so"
+        )
     return np.sign(values).astype(np.int8), scale
 
 

@@ -9,6 +9,7 @@ from conform.contract.bounded import read_bounded
 from conform.contract.finding import Finding
 from conform.contract.spec import Contract
 from conform.core.errors import CheckpointError
+from conform.core.files.sight import HEAD, mistaken
 from conform.core.tokenizer.agreement import check_agreement, load_sentencepiece
 from conform.core.tokenizer.bytelevel import parse_byte_level
 from conform.core.tokenizer.check import check_model
@@ -72,15 +73,13 @@ def read_model(path: Path) -> tuple[Vocabulary, TokenizerSettings]:
             "that merges by score gives other ids"
         )
     settings = read_settings(path.parent, with_pipeline=model.model != _BYTE_LEVEL)
-    for fact in ("add_bos", "add_eos"):
-        own, stated = getattr(model, fact), getattr(settings, fact)
-        if own is not None and stated is not None and own != stated:
+    for fact, own in _surrounding(model):
+        stated = getattr(settings, fact)
+        if stated not in (None, own):
             raise CheckpointError(
-                f"{path}: its post_processor says {fact} = {own}, but {settings.origins[fact]} beside it says "
-                f"{stated}; correct the one that is wrong"
+                f"{path}: its post_processor says {fact} = {own!r:.80}, but {settings.origins[fact]} beside it says "
+                f"{stated!r:.80}; correct the one that is wrong"
             )
-    if model.model == _BYTE_LEVEL:
-        _refuse_other_surroundings(path, model, settings)
     return model, settings
 
 
@@ -105,18 +104,18 @@ def read_vocabulary(path: Path) -> Vocabulary:
     try:
         return parse_sentencepiece(content)
     except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+        advice = "give the SentencePiece model, or the tokenizer.json, of this checkpoint"
+        sentence = mistaken(content[:HEAD], "a SentencePiece model", advice)
+        raise CheckpointError(f"{path}: {sentence or f'not a SentencePiece model: {error}'}") from error
 
 
-def _refuse_other_surroundings(path: Path, model: Vocabulary, settings: TokenizerSettings) -> None:
-    """Pass when what a tokenizer.json puts around a text is what the settings call BOS and EOS."""
-    for role in ("bos", "eos"):
-        number, stated = getattr(model, f"{role}_id"), getattr(settings, role)
-        if number >= 0 and stated is not None and model.pieces[number] != stated:
-            raise CheckpointError(
-                f"{path}: its post_processor adds {model.pieces[number]!r:.80} as {role}, but {settings.origins[role]} "
-                f"beside it says {role}_token = {stated!r:.80}; correct the one that is wrong"
-            )
+def _surrounding(model: Vocabulary) -> Iterator[tuple[str, object]]:
+    """What a tokenizer.json puts around a text, in the words of the settings; a SentencePiece model says nothing."""
+    for role, added, number in (("bos", model.add_bos, model.bos_id), ("eos", model.add_eos, model.eos_id)):
+        if added is not None:
+            yield f"add_{role}", added
+        if added:
+            yield role, model.pieces[number]
 
 
 def _check_agreement(path: Path, model: Vocabulary, dummy_prefix: bool) -> Iterator[Finding]:

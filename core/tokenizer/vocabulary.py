@@ -60,7 +60,6 @@ def check_vocabulary(vocabulary: Vocabulary, contract: Contract) -> list[Finding
         ("bos_id", spec.bos_id, vocabulary.bos_id),
         ("eos_id", spec.eos_id, vocabulary.eos_id),
         ("pad_id", spec.pad_id, vocabulary.pad_id),
-        ("pre", spec.pre, vocabulary.pre),
         ("add_bos", spec.add_bos, spec.add_bos if vocabulary.add_bos is None else vocabulary.add_bos),
         ("add_eos", spec.add_eos, spec.add_eos if vocabulary.add_eos is None else vocabulary.add_eos),
     ]

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from conform.contract.finding import Finding
-from conform.contract.spec import Contract, TokenizerSpec
+from conform.contract.spec import Contract, ModelSpec, TokenizerSpec
 from conform.core.gguf.read import GGUFFile, GGUFValue, KeyType
 from conform.core.gguf.types import ValueType, ggml_type
 from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
 from conform.core.tokenizer.vocabulary import PIECE_TYPES
+from conform.core.verify.foreign_keys import PREFIX, check_foreign_keys
 
 __all__ = ["check_keys"]
 
@@ -22,8 +23,12 @@ _STRINGS = KeyType(ValueType.ARRAY, ValueType.STRING)
 _F32S = KeyType(ValueType.ARRAY, ValueType.FLOAT32)
 _I32S = KeyType(ValueType.ARRAY, ValueType.INT32)
 
-# Keys that other tools write and that change nothing in what a runtime computes for these architectures.
-_HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template")
+# Values of tokenizer.ggml.token_type.
+_NORMAL, _BYTE = 1, 6
+
+# Keys that other tools write and that change nothing in what a runtime computes for these architectures. Those of the
+# tokenizer are looked at one by one.
+_HARMLESS = ("general.", "conform.", "quantize.", "tokenizer.chat_template", PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,9 @@ def check_keys(file: GGUFFile, contract: Contract) -> list[Finding]:
         finding for key in optional if key in file.metadata for finding in _check_key(file, key, optional[key])
     ]
     findings += _unknown(file, expected.keys() | optional.keys(), contract.model.architecture)
+    findings += check_foreign_keys(file, frozenset(expected.keys() | optional.keys()), contract.tokenizer)
     findings += _check_tokenizer(file, contract)
+    findings += _check_kinds(file, contract.tokenizer)
     findings += _check_merges(file)
     findings += _check_file_type(file)
     findings += _check_i2_s_layout(file)
@@ -68,6 +75,7 @@ def _expected(contract: Contract) -> Mapping[str, _Expected]:
         f"{arch}.attention.layer_norm_rms_epsilon": _Expected(_F32, _single(model.norm_eps)),
         f"{arch}.rope.dimension_count": _Expected(_U32, model.rope_dim),
         f"{arch}.rope.freq_base": _Expected(_F32, _single(model.rope_base)),
+        **_expected_scaling(model),
         **_tokenizer_keys(contract.tokenizer),
     }
 
@@ -88,6 +96,7 @@ def _sentencepiece_keys(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
         "tokenizer.ggml.model": _Expected(_STRING, "llama"),
         "tokenizer.ggml.scores": _Expected(_F32S),
         "tokenizer.ggml.add_space_prefix": _Expected(_BOOL, tokenizer.add_dummy_prefix),
+        **_required_eos(tokenizer),
     }
 
 
@@ -96,15 +105,58 @@ def _byte_level_keys(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
         "tokenizer.ggml.model": _Expected(_STRING, "gpt2"),
         "tokenizer.ggml.pre": _Expected(_STRING, tokenizer.pre),
         "tokenizer.ggml.merges": _Expected(_STRINGS),
-        **({"tokenizer.ggml.add_eos_token": _Expected(_BOOL, True)} if tokenizer.add_eos else {}),
+        **_required_eos(tokenizer),
     }
+
+
+def _required_eos(tokenizer: TokenizerSpec) -> Mapping[str, _Expected]:
+    return {"tokenizer.ggml.add_eos_token": _Expected(_BOOL, True)} if tokenizer.add_eos else {}
+
+
+def _expected_scaling(model: ModelSpec) -> Mapping[str, _Expected]:
+    """The keys of linear scaling and YaRN; Llama 3's is the tensor rope_freqs.weight and no key."""
+    scaling, keys = model.rope_scaling, f"{model.architecture}.rope.scaling"
+    if scaling is None or scaling.kind == "llama3":
+        return {}
+    expected = {
+        f"{keys}.type": _Expected(_STRING, scaling.kind),
+        f"{keys}.factor": _Expected(_F32, _single(scaling.factor)),
+    }
+    if scaling.original_context is not None:
+        expected[f"{keys}.original_context_length"] = _Expected(_U32, scaling.original_context)
+    magnitude = _yarn_attn_factor(model)
+    return expected if magnitude == 1 else expected | {f"{keys}.attn_factor": _Expected(_F32, magnitude)}
+
+
+def _optional_scaling(model: ModelSpec) -> Mapping[str, _Expected]:
+    """What runtimes do for YaRN anyway: the usual bounds of its range, and the magnitude that it suggests."""
+    keys = f"{model.architecture}.rope.scaling"
+    if model.rope_scaling is None or model.rope_scaling.kind != "yarn":
+        return {}
+    usual = {"yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0}
+    if _yarn_attn_factor(model) == 1:
+        usual["attn_factor"] = 1.0
+    return {f"{keys}.{name}": _Expected(_F32, value) for name, value in usual.items()}
+
+
+def _yarn_attn_factor(model: ModelSpec) -> float:
+    """What a runtime must multiply YaRN's own magnitude by, 0.1 ln(factor) + 1, to get the contract's; 1 without."""
+    scaling = model.rope_scaling
+    if scaling is None or scaling.attention_factor is None:
+        return 1.0
+    return _single(scaling.attention_factor / (1.0 + 0.1 * math.log(max(scaling.factor, 1.0))))
 
 
 def _optional(contract: Contract) -> Mapping[str, _Expected]:
     """Keys that a file may leave out, because runtimes then do what the contract says anyway."""
     return {
+        **_optional_scaling(contract.model),
         "general.type": _Expected(_STRING, "model"),
-        **(_optional_byte_level() if contract.tokenizer.model == "byte-level" else _optional_sentencepiece(contract)),
+        **(
+            _optional_byte_level(contract)
+            if contract.tokenizer.model == "byte-level"
+            else _optional_sentencepiece(contract)
+        ),
         # Other tools name a padding token where the contract has none; nothing is padded when one text is run.
         "tokenizer.ggml.padding_token_id": _Expected(_U32),
     }
@@ -113,14 +165,14 @@ def _optional(contract: Contract) -> Mapping[str, _Expected]:
 def _optional_sentencepiece(contract: Contract) -> Mapping[str, _Expected]:
     return {
         "tokenizer.ggml.pre": _Expected(_STRING, "default"),
-        "tokenizer.ggml.add_eos_token": _Expected(_BOOL, False),
+        "tokenizer.ggml.add_eos_token": _Expected(_BOOL, contract.tokenizer.add_eos),
         "tokenizer.ggml.remove_extra_whitespaces": _Expected(_BOOL, contract.tokenizer.remove_extra_whitespaces),
     }
 
 
-def _optional_byte_level() -> Mapping[str, _Expected]:
+def _optional_byte_level(contract: Contract) -> Mapping[str, _Expected]:
     return {
-        "tokenizer.ggml.add_eos_token": _Expected(_BOOL, False),
+        "tokenizer.ggml.add_eos_token": _Expected(_BOOL, contract.tokenizer.add_eos),
         "tokenizer.ggml.add_space_prefix": _Expected(_BOOL, False),
         "tokenizer.ggml.remove_extra_whitespaces": _Expected(_BOOL, False),
         "tokenizer.ggml.scores": _Expected(_F32S),  # nothing is merged by them
@@ -143,8 +195,8 @@ def _unknown(file: GGUFFile, known: Set[str], architecture: str) -> Iterator[Fin
     for key in file.metadata:
         if key in known or key.startswith(_HARMLESS):
             continue
-        # Something like rope.scaling.factor or tokenizer.ggml.eot_token_id changes what a runtime computes.
-        severe = key.startswith((f"{architecture}.", "tokenizer.ggml."))
+        # Something like rope.scaling.factor changes what a runtime computes.
+        severe = key.startswith(f"{architecture}.")
         hint = "the contract does not mention it, and a runtime may obey it" if severe else ""
         yield Finding("error" if severe else "warning", key, "no such key", _short(file.metadata[key]), hint)
 
@@ -182,6 +234,18 @@ def _check_tokens(tokens: list[object]) -> Iterator[Finding]:
         elif token in first:
             yield Finding("error", where, "a text of its own", f"that of token {first[token]}: {token!r}")
         first.setdefault(token, number)
+
+
+def _check_kinds(file: GGUFFile, tokenizer: TokenizerSpec) -> Iterator[Finding]:
+    """Special tokens of a kind that text becomes, and bytes that have no token."""
+    kinds = _items(file, "token_type")
+    for role, number in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):
+        if 0 <= number < len(kinds) and kinds[number] in (_NORMAL, _BYTE):
+            where = f"tokenizer.ggml.token_type[{number}]"
+            yield Finding("error", where, f"control, as {role}_id needs it", "a token that text becomes")
+    count = kinds.count(_BYTE)
+    if tokenizer.byte_fallback and count != 256 and {*kinds} <= PIECE_TYPES.keys():
+        yield Finding("error", "tokenizer.ggml.token_type", "256 tokens of type byte", str(count))
 
 
 def _check_merges(file: GGUFFile) -> Iterator[Finding]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conform.contract.finding import Finding, failed
-from conform.contract.inventory import TensorSpec, inventory
+from conform.contract.inventory import TensorSpec, gguf_inventory
 from conform.contract.spec import Contract
 from conform.core.catalog import Catalog
 from conform.core.errors import ConformError, GGUFError
 from conform.core.gguf.read import GGUFFile, read_gguf
 from conform.core.gguf.types import ggml_type
 from conform.core.verify.keys import check_keys
+from conform.core.verify.rope import check_factors
 from conform.core.verify.seal import check_seal
 from conform.core.verify.values import check_values
 
@@ -87,7 +88,7 @@ def _check_provenance(file: GGUFFile, contract: Contract | None) -> Iterator[Fin
 
 
 def _check_closure(file: GGUFFile, contract: Contract) -> Iterator[Finding]:
-    expected = {spec.gguf_name: spec for spec in inventory(contract.model)}
+    expected = {spec.gguf_name: spec for spec in gguf_inventory(contract.model)}
     for name, spec in expected.items():
         if name not in file.tensors:
             yield Finding("error", name, f"shape {_dims(spec.shape)}", "no such tensor", "the contract needs it")
@@ -103,6 +104,9 @@ def _check_tensor(file: GGUFFile, spec: TensorSpec, contract: Contract) -> Itera
     if tensor.shape != spec.shape:
         hint = "it is transposed" if tensor.shape == spec.shape[::-1] else ""
         yield Finding("error", tensor.name, f"shape {_dims(spec.shape)}", f"shape {_dims(tensor.shape)}", hint)
+    if spec.derived:
+        yield from check_factors(file, spec, contract.model)
+        return
     kind = ggml_type(tensor.ggml_type)
     stored = kind.name if kind else f"type {tensor.ggml_type}"
     policy = contract.storage.of(spec.storage_class)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conform.core.checkpoint.checkpoint import finished_checkpoints
+from conform.core.checkpoint.locate import finished_checkpoints
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import ConformError
@@ -96,6 +96,8 @@ def parity(
         opened = open_candidate(
             path, launcher, registry, checkpoint=checkpoint, contract=contract_name, tokenizer=tokenizer
         )
+        if checkpoint is not None and opened.source is not None and opened.source.checkpoint.path != checkpoint:
+            click.echo(f"{checkpoint}: taking {opened.source.checkpoint.path}", err=True)
         check_scope(scope, opened)
         candidates.append(_sharing_source(opened, candidates))
     if self_test:

@@ -1,12 +1,14 @@
 """Dimensions: what the reference must know of a model besides its weights, from a contract or from a GGUF file."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from conform.contract.rope import Rope, rope_of_model
 from conform.contract.spec import ModelSpec
 from conform.core.errors import GGUFError
 from conform.core.gguf.read import GGUFFile
+from conform.parity.reference.keys import ModelKeys
+from conform.parity.reference.rope import rope_of_file
 
 __all__ = ["Activation", "Dimensions", "RopePairing", "dimensions_of_file", "dimensions_of_model"]
 
@@ -35,8 +37,7 @@ class Dimensions:
     head_dim: int
     vocab: int
     context: int
-    rope_base: float
-    rope_dim: int
+    rope: Rope
     norm_eps: float
 
 
@@ -52,8 +53,7 @@ def dimensions_of_model(model: ModelSpec) -> Dimensions:
         head_dim=model.head_dim,
         vocab=model.vocab,
         context=model.context,
-        rope_base=model.rope_base,
-        rope_dim=model.rope_dim,
+        rope=rope_of_model(model),
         norm_eps=model.norm_eps,
     )
 
@@ -63,7 +63,7 @@ def dimensions_of_file(file: GGUFFile) -> Dimensions:
 
     Raises GGUFError naming the key or tensor that is missing, of the wrong type or not supported by the reference.
     """
-    keys = _Keys(file)
+    keys = ModelKeys(file)
     architecture = str(file.metadata.get("general.architecture", ""))
     if architecture not in _ARCHITECTURES:
         known = ", ".join(_ARCHITECTURES)
@@ -71,7 +71,6 @@ def dimensions_of_file(file: GGUFFile) -> Dimensions:
             f"{file.path}: architecture {architecture!r} has no reference implementation; those that have one: {known}"
         )
     activation, pairing = _ARCHITECTURES[architecture]
-    keys.refuse_rope_scaling()
     heads = keys.whole("attention.head_count")
     vocab, hidden = keys.shape("token_embd.weight")
     q_width = keys.shape("blk.0.attn_q.weight")[0]
@@ -88,48 +87,6 @@ def dimensions_of_file(file: GGUFFile) -> Dimensions:
         head_dim=head_dim,
         vocab=vocab,
         context=keys.whole("context_length"),
-        rope_base=keys.number("rope.freq_base", 10000.0),
-        rope_dim=keys.whole("rope.dimension_count", head_dim),
+        rope=rope_of_file(file, keys, head_dim),
         norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
     )
-
-
-class _Keys:
-    """Reads the keys of one architecture, each checked."""
-
-    def __init__(self, file: GGUFFile) -> None:
-        self._file = file
-        self._architecture = str(file.metadata.get("general.architecture", ""))
-
-    def whole(self, name: str, default: int | None = None) -> int:
-        value = self._value(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise GGUFError(f"{self._place(name)} = {value!r}: expected a whole number of at least 1")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self._value(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
-            raise GGUFError(f"{self._place(name)} = {value!r}: expected a positive number")
-        return float(value)
-
-    def shape(self, tensor: str) -> tuple[int, int]:
-        info = self._file.tensors.get(tensor)
-        if info is None or len(info.shape) != 2:
-            raise GGUFError(f"{self._file.path}: expected a matrix {tensor}, found {info and info.shape}")
-        return info.shape[0], info.shape[1]
-
-    def refuse_rope_scaling(self) -> None:
-        kind = self._file.metadata.get(f"{self._architecture}.rope.scaling.type", "none")
-        factor = self._file.metadata.get(f"{self._architecture}.rope.scaling.factor", 1.0)
-        if kind not in {"", "none"} or factor != 1.0:
-            raise GGUFError(f"{self._file.path}: rope scaling {kind!r} by {factor!r} has no reference implementation")
-
-    def _value(self, name: str, default: float | None) -> object:
-        value = self._file.metadata.get(f"{self._architecture}.{name}", default)
-        if value is None:
-            raise GGUFError(f"{self._place(name)} is missing")
-        return value
-
-    def _place(self, name: str) -> str:
-        return f"{self._file.path}: {self._architecture}.{name}"

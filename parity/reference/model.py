@@ -181,10 +181,10 @@ def _softmax(scores: Tensor) -> Tensor:
 
 def _rotated(heads: Tensor, sizes: Dimensions) -> Tensor:
     """Rotary embedding of (heads, positions, head_dim); angles in float64, sine and cosine applied in float32."""
-    rotary = sizes.rope_dim
-    exponents = torch.arange(0, rotary, 2, dtype=torch.float64) / rotary
-    angles = torch.arange(heads.shape[1], dtype=torch.float64)[:, None] * sizes.rope_base**-exponents
-    cosine, sine = angles.cos().float(), angles.sin().float()
+    rotary = 2 * len(sizes.rope.frequencies)
+    frequencies = torch.tensor(sizes.rope.frequencies, dtype=torch.float64)
+    angles = torch.arange(heads.shape[1], dtype=torch.float64)[:, None] * frequencies
+    cosine, sine = ((wave * sizes.rope.magnitude).float() for wave in (angles.cos(), angles.sin()))
     rotated = heads.clone()
     if sizes.rope_pairing == "adjacent":
         first, second = slice(0, rotary, 2), slice(1, rotary, 2)

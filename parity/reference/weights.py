@@ -121,8 +121,9 @@ class CheckpointWeights:
         """See Weights."""
         if self._kind == "dense":
             return Dense(self._read(role, layer))
-        values = self._checkpoint.read(self._specs[role, layer].name)
-        codes, scale = ternarise(values) if self._kind == "ternary" else stored_ternary(values)
+        name = self._specs[role, layer].name
+        values = self._checkpoint.read(name)
+        codes, scale = ternarise(values) if self._kind == "ternary" else stored_ternary(values, name)
         return Ternary(torch.from_numpy(codes.astype(np.float32)), float(scale))
 
     def output(self) -> Linear:

@@ -24,13 +24,15 @@ class StoredTensor:
     """A tensor of the contract, of the file, or of both.
 
     `expected` is what the exporter was to store, None where the contract lists no such tensor or the file lacks it;
-    `type_id` and `decoded` are what the file holds, None where it lacks the tensor.
+    `type_id` and `decoded` are what the file holds, None where it lacks the tensor. A `tolerance` is the relative error
+    allowed to values that were computed, from a source that holds none.
     """
 
     name: str
     expected: Float32 | None
     type_id: int | None
     decoded: Float32 | None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ def _compare(tensor: StoredTensor, ternary: bool) -> Iterator[_Compared]:
         return
     known = ggml_type(tensor.type_id)
     kind = known.name if known else f"type {tensor.type_id}"
+    if tensor.tolerance:
+        error = _relative_error(tensor.expected, tensor.decoded)
+        yield _Compared(tensor.name, f"computed {kind}", False, error, tensor.tolerance)
+        return
     exact = _exact(kind, tensor.type_id, tensor.expected, ternary)
     if exact is not None:
         yield _Compared(tensor.name, kind, True, _worst_difference(exact, tensor.decoded), 0.0)

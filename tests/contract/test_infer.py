@@ -8,6 +8,7 @@ from conform.contract.errors import InputError
 from conform.contract.huggingface.family import read_families
 from conform.contract.infer import SENTENCEPIECE_BPE, Inference, infer_contract
 from conform.contract.load import load_contract, shipped_contracts
+from conform.contract.spec import RopeScaling
 from conform.trainer.checkpoints.huggingface import huggingface_config
 
 LLAMA = {
@@ -83,6 +84,22 @@ def test_what_the_trainer_writes_describes_the_model_that_it_trained(name, varia
     assert inferred.stored.weights == ("bitnet-online" if variant else "plain")
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("linear", 4.0),
+        RopeScaling("llama3", 8.0, 512, 1.0, 4.0),
+        RopeScaling("yarn", 4.0, 512, beta_fast=16.0, beta_slow=2.0, attention_factor=1.25),
+    ],
+    ids=lambda scaling: scaling.kind,
+)
+def test_what_the_trainer_writes_keeps_the_scaling(scaling):
+    nano = load_contract("nano")
+    model = dataclasses.replace(nano.model, rope_scaling=scaling)
+    config = huggingface_config(dataclasses.replace(nano, model=model))
+    assert infer_contract(config, "x").contract.model.rope_scaling == scaling
+
+
 def test_every_field_has_an_origin():
     inferred = infer_contract(LLAMA, "x")
     assert {origin.field for origin in inferred.origins} == {
@@ -102,11 +119,20 @@ def test_the_tokenizer_beside_the_checkpoint_decides_its_fields():
     ]
 
 
+def test_the_summary_names_a_family_that_is_run_as_another_and_what_the_tokenizer_adds():
+    tokenizer = dataclasses.replace(SENTENCEPIECE_BPE, model="byte-level", pre="llama-bpe", add_eos=True)
+    summary = infer_contract(LLAMA | {"model_type": "mistral", "sliding_window": None}, "x", tokenizer).summary
+    assert summary.startswith("mistral as llama, dense")
+    assert "; byte-level tokenizer (llama-bpe) adding BOS and EOS; ignored nothing" in summary
+    alone = dataclasses.replace(SENTENCEPIECE_BPE, add_bos=False)
+    assert "; SentencePiece tokenizer adding nothing; " in infer_contract(LLAMA, "x", alone).summary
+
+
 def test_the_summary_is_one_line_of_what_matters():
     scaling = {"rope_type": "linear", "factor": 4.0}
     assert infer_contract(LLAMA | {"use_cache": True, "rope_scaling": scaling}, "x").summary == (
         "llama, dense linear layers (plain); RoPE base 10000 scaled ×4 by linear; norm eps 1e-05; output of its own; "
-        "bpe tokenizer, add_bos true; ignored use_cache"
+        "SentencePiece tokenizer adding BOS; ignored use_cache"
     )
 
 

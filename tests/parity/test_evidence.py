@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
+from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step, View
 from conform.core.verify.verify import open_gguf
+from conform.parity import source_check
 from conform.parity.candidate import Candidate, Source
 from conform.parity.evidence import Evidence
 from conform.parity.judgement import judge
 from conform.parity.progress import silent
 from conform.parity.questions.sequences import Scope
 from conform.parity.reference.weights import FileWeights
+from conform.parity.rungs.source import judge_source
 from conform.parity.rungs.weights import judge_weights
+from conform.parity.source_check import check_source
 
 BOS = 1
 SCOPE = Scope(forced_positions=8, longest=16)
@@ -27,6 +30,7 @@ class Obedient:
 
     generator = "unknown"
     identity = Identity("test", "/none", {})
+    view = View()
 
     def __init__(self, sizes):
         self._layers, self._hidden = sizes
@@ -111,6 +115,48 @@ def test_a_runtime_that_fails_is_not_asked_again_by_the_next_rung(candidate):
             evidence.observation.rows  # noqa: B018 - a property that raises
         asked.append(judged.runtime.asked.total())
     assert asked[0] == asked[1] > 0
+
+
+@pytest.fixture
+def without_library(monkeypatch):
+    """Where transformers is not installed."""
+    check_source.cache_clear()
+    monkeypatch.setattr(source_check, "library_is_installed", lambda: False)
+    yield
+    check_source.cache_clear()
+
+
+def stranger(candidate):
+    """The same candidate, its checkpoint not of conform's trainer."""
+    checkpoint = candidate.source.checkpoint
+    checkpoint.sidecar = dataclasses.replace(checkpoint.sidecar, trainer=None)
+    return candidate
+
+
+@pytest.mark.usefixtures("without_library")
+def test_the_source_of_conforms_own_checkpoint_need_not_be_checked(candidate):
+    result = judge_source(Evidence(candidate(), SCOPE, silent).source)
+    assert result.status == "waived"
+    assert result.reason.startswith("not required, as conform trained it: transformers is not installed: pip install")
+
+
+@pytest.mark.usefixtures("without_library")
+def test_the_source_of_a_strangers_checkpoint_must_be_checked_or_assumed(candidate):
+    judged = stranger(candidate())
+    unchecked = judge_source(Evidence(judged, SCOPE, silent).source)
+    assert (unchecked.status, unchecked.suffices) == ("not run", False)
+    assert unchecked.reason.startswith("source not checked: transformers is not installed: pip install")
+    assumed = judge_source(Evidence(judged, SCOPE, silent, assume_source=True).source)
+    assert (assumed.status, assumed.suffices) == ("waived", True)
+    assert assumed.reason.startswith("assumed, as --assume-source says: transformers")
+
+
+@pytest.mark.usefixtures("without_library")
+def test_what_was_not_checked_stands_in_the_receipt(candidate):
+    verdict = judge(stranger(candidate(Broken)), SCOPE, Limits(), assume_source=True)
+    source = verdict.receipt["source"]
+    assert (source["checked"], source["waived"]) == (False, True)
+    assert "--assume-source" in source["reason"]
 
 
 def test_a_file_that_nothing_can_be_run_on_has_nothing_compared(candidate):

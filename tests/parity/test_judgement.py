@@ -7,7 +7,7 @@ import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.files.digest import file_sha256
-from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
+from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step, View
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.judgement import judge
@@ -77,6 +77,7 @@ def test_the_receipt_binds_the_numbers(judged_file, make_gguf, make_checkpoint, 
     ]
     assert all(len(digest) == 64 for digest in digests)
     assert len(set(digests)) == 6
+    assert receipt["runtime"]["view"] == ["text", "ids", "logits", "hidden state", "layers", "tensors"]
 
 
 def test_without_a_checkpoint_nothing_passes_silently(judged_file, make_gguf, micro):
@@ -101,6 +102,7 @@ class Silent:
 
     generator = "unknown"
     identity = Identity("test", "/none", {})
+    view = View()
     kind = "crashed"
 
     def answer(self, request: Request) -> Answer:

@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from conform.contract.spec import Contract
+from conform.contract.mapping import to_mapping
+from conform.contract.spec import Contract, RopeScaling
 
 __all__ = ["huggingface_config"]
+
+# What transformers calls a parameter of the scaling, where it calls it otherwise.
+_SCALING_KEYS = {"kind": "rope_type", "original_context": "original_max_position_embeddings"}
 
 
 def huggingface_config(contract: Contract) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def huggingface_config(contract: Contract) -> dict[str, Any]:
         "max_position_embeddings": model.context,
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_base,
-        "rope_scaling": None,
+        "rope_scaling": _rope_scaling(model.rope_scaling) if model.rope_scaling else None,
         "vocab_size": model.vocab,
         "tie_word_embeddings": model.tied_embeddings,
         "attention_bias": False,
@@ -44,3 +48,7 @@ def huggingface_config(contract: Contract) -> dict[str, Any]:
             "modules_to_not_convert": ["lm_head"],
         }
     return config
+
+
+def _rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    return {_SCALING_KEYS.get(key, key): value for key, value in to_mapping(scaling).items()}

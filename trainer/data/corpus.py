@@ -204,4 +204,9 @@ def _zstandard(source: Source, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     try:
         yield io.BufferedReader(ZstdStream(raw), _BLOCK)
     except (EOFError, zstandard.ZstdError) as error:
+        if "too much memory" in str(error):
+            raise DataError(
+                f"{source.name}: its zstd window is larger than 128 MiB, the most that is read; recompress it with "
+                "`zstd --long=27` or a smaller window"
+            ) from error
         raise DataError(f"{source.name}: damaged zstd file: {error}") from error

@@ -24,6 +24,7 @@ from conform.contract.spec import ModelSpec
 from conform.core.checkpoint.checkpoint import Checkpoint
 from conform.core.files.atomic import write_atomically
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix
+from conform.core.i2_s.ternary import stored_ternary
 from conform.trainer.errors import DataError
 from conform.trainer.model.model import Llama
 
@@ -63,12 +64,19 @@ class SquareSums:
 
 
 def load_model(checkpoint: Checkpoint, spec: ModelSpec, device: torch.device) -> Llama:
-    """The checkpoint's model on that device; only one tensor is read at a time."""
+    """The checkpoint's model on that device; only one tensor is read at a time.
+
+    Raises QuantizeError naming a weight that the contract calls ternary and that is not.
+    """
     with torch.device(device):
         model = Llama(spec)
     with torch.no_grad():
+        linears = {each.name for each in inventory(spec) if each.storage_class == "linear"}
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(checkpoint.read(name)))
+            values = checkpoint.read(name)
+            if spec.linear == "ternary-stored" and name in linears:
+                stored_ternary(values, name)
+            parameter.copy_(torch.from_numpy(values))
     return model.eval()
 
 

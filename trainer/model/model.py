@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from torch.utils.checkpoint import checkpoint
 
+from conform.contract.rope import rope_of_model
 from conform.contract.spec import ModelSpec
 from conform.trainer.model.loss import total_cross_entropy
-from conform.trainer.model.ternary import BitLinear
+from conform.trainer.model.ternary import BitLinear, StoredBitLinear
 
 __all__ = ["Attention", "Block", "FeedForward", "Llama", "RMSNorm"]
 
@@ -167,10 +168,11 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(spec: ModelSpec, positions: int, device: torch.device) -> Tensor:
-    """cos and sin of position * base^(-2i / rope_dim), (2, positions, rope_dim / 2) float32, angles in float64."""
-    exponents = torch.arange(0, spec.rope_dim, 2, dtype=torch.float64, device=device) / spec.rope_dim
-    angles = torch.outer(torch.arange(positions, dtype=torch.float64, device=device), spec.rope_base**-exponents)
-    return torch.stack((angles.cos(), angles.sin())).float()
+    """cos and sin of position * frequency, scaled, (2, positions, rope_dim / 2) float32, angles in float64."""
+    rope = rope_of_model(spec)
+    frequencies = torch.tensor(rope.frequencies, dtype=torch.float64, device=device)
+    angles = torch.outer(torch.arange(positions, dtype=torch.float64, device=device), frequencies)
+    return (torch.stack((angles.cos(), angles.sin())) * rope.magnitude).float()
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -182,7 +184,9 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def _linear(spec: ModelSpec, inputs: int, outputs: int) -> nn.Module:
-    return BitLinear(inputs, outputs) if spec.linear == "ternary" else _CastLinear(inputs, outputs, bias=False)
+    if spec.linear == "dense":
+        return _CastLinear(inputs, outputs, bias=False)
+    return BitLinear(inputs, outputs) if spec.linear == "ternary" else StoredBitLinear(inputs, outputs)
 
 
 class _CastLinear(nn.Linear):

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-__all__ = ["BitLinear", "absmean_scale", "activation_codes", "activation_scale", "effective_weight", "weight_codes"]
+__all__ = [
+    "BitLinear",
+    "StoredBitLinear",
+    "absmean_scale",
+    "activation_codes",
+    "activation_scale",
+    "effective_weight",
+    "weight_codes",
+]
 
 # Stands in for the magnitude of a tensor of zeros, or of a token of zeros.
 _SMALLEST = 1e-5
@@ -33,6 +41,19 @@ class BitLinear(nn.Linear):
         """x (..., inputs) → (..., outputs), in the dtype of x."""
         result: Tensor = _TernaryProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]  # torch types it loosely
         return result
+
+
+class StoredBitLinear(nn.Linear):
+    """The same product with weights that are -c, 0 and c already, and are not quantised again; it cannot be trained."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., inputs) → (..., outputs), in the dtype of x."""
+        scale, a = self.weight.detach().abs().amax(), activation_scale(x)
+        codes, q = self.weight.detach().sign().to(x.dtype), activation_codes(x, a).to(x.dtype)
+        return (F.linear(q, codes) * (scale / a)).to(x.dtype)
 
 
 def absmean_scale(weight: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -58,5 +59,13 @@ def test_infer_writes_a_spec_that_loads(tmp_path):
             }
         )
     )
-    run("infer", str(tmp_path), "-o", str(tmp_path / "mine.toml"))
+    shown = run("infer", str(tmp_path), "-o", str(tmp_path / "mine.toml")).output
     assert "layers = 2" in run("show", str(tmp_path / "mine.toml")).output
+    assert re.search(r"^model\.hidden +256 +hidden_size *$", shown, re.MULTILINE)
+    assert re.search(
+        r"^model\.norm_eps +1e-06 +rms_norm_eps is absent; default of transformers 5\.24", shown, re.MULTILINE
+    )
+    report = json.loads(run("infer", str(tmp_path), "--json").output)
+    assert report["contract"]["model"]["layers"] == 2
+    assert {"field": "model.layers", "value": 2, "source": "num_hidden_layers"} in report["origins"]
+    assert report["stored"]["weights"] == "plain"

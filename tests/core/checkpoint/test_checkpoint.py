@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from conform.contract.check import TensorSeen
 from conform.contract.dump import dump_contract
-from conform.core.checkpoint.checkpoint import contract_of, newest_checkpoint, open_checkpoint
+from conform.core.checkpoint.checkpoint import contract_of, open_checkpoint
 from conform.core.errors import CheckpointError, InputError
 
 NORM = "model.norm.weight"
@@ -68,6 +68,22 @@ def test_shards_are_one_checkpoint(checkpoint):
     assert np.array_equal(opened.read(NORM), weights[NORM])
 
 
+@pytest.mark.parametrize("prefix", ["model", "weights"])
+def test_shards_need_no_index_when_their_names_tell_that_all_are_there(checkpoint, prefix):
+    before = open_checkpoint(checkpoint).tensors
+    (checkpoint / "conform.json").unlink()
+    weights, _ = shard(checkpoint)
+    (checkpoint / "model.safetensors.index.json").unlink()
+    for number, name in enumerate(("a", "b"), 1):
+        (checkpoint / f"{name}.safetensors").rename(checkpoint / f"{prefix}-0000{number}-of-00002.safetensors")
+    opened = open_checkpoint(checkpoint)
+    assert opened.tensors == before
+    assert np.array_equal(opened.read(NORM), weights[NORM])
+    (checkpoint / f"{prefix}-00001-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"-00001-of-00002\.safetensors is missing \(1 of 2 shards\)"):
+        open_checkpoint(checkpoint)
+
+
 def test_the_digest_is_what_sha256sum_prints(checkpoint):
     command = "sha256sum *.safetensors | sha256sum"
     printed = subprocess.run(command, shell=True, cwd=checkpoint, capture_output=True, text=True, check=True).stdout
@@ -99,6 +115,18 @@ def test_an_index_that_is_not_true_is_refused(checkpoint, change, message):
     _, weight_map = shard(checkpoint)
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(weight_map)}))
     with pytest.raises(InputError, match=message):
+        open_checkpoint(checkpoint)
+
+
+def test_an_index_can_be_given_by_its_path(checkpoint):
+    before = open_checkpoint(checkpoint)
+    (checkpoint / "conform.json").unlink()
+    shard(checkpoint)
+    index = (checkpoint / "model.safetensors.index.json").rename(checkpoint / "model.fp32.safetensors.index.json")
+    assert open_checkpoint(index).tensors == before.tensors
+    (checkpoint / "a.safetensors").rename(checkpoint / "model.safetensors")
+    index.rename(checkpoint / "model.safetensors.index.json")
+    with pytest.raises(InputError, match=r"a\.safetensors: cannot be read"):
         open_checkpoint(checkpoint)
 
 
@@ -143,6 +171,36 @@ def test_a_path_without_weights_is_an_error(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=name):
         open_checkpoint(tmp_path / name)
+
+
+def test_an_adapter_is_not_a_model(checkpoint, tmp_path):
+    weights = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((2, 8), np.float32)}
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"is an adapter .PEFT., not a model; merge it into its base model first"):
+        open_checkpoint(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"but adapter_model\.safetensors, an adapter .PEFT., not a model"):
+        open_checkpoint(tmp_path)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json makes this a base model with an adapter"):
+        open_checkpoint(checkpoint)
+
+
+SIGHTS = {
+    "a GGUF file, not .* give the one that it was exported from": b"GGUF" + bytes(100),
+    "a Git LFS pointer, not a safetensors checkpoint": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+    "a pickle, .* convert it to safetensors, because conform never unpickles": b"\x80\x02}q\x00.",
+    "a zip archive, .* convert it to safetensors": b"PK\x03\x04" + bytes(100),
+    "a web page": b"<!doctype html><html></html>",
+    "a JSON text, .* give a folder or a safetensors file": b'{"model_type": "llama"}',
+}
+
+
+@pytest.mark.parametrize("message", SIGHTS)
+def test_what_is_something_else_is_named(tmp_path, message):
+    (tmp_path / "model.safetensors").write_bytes(SIGHTS[message])
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(CheckpointError, match=f"model.safetensors: is {message}"):
+            open_checkpoint(path)
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):
@@ -225,22 +283,6 @@ def test_the_file_of_a_tied_copy_stays_part_of_the_digest(checkpoint):
     tied = opened.without_tied_copy()
     assert tied.digest == opened.digest
     tied.check_unchanged()
-
-
-def test_the_newest_checkpoint_is_the_one_finished_last(tmp_path, micro, tokenizer_bytes):
-    for age, name in enumerate(["one/checkpoints/step-00000002", "one/checkpoints/step-00000010", "two"]):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "conform.json").write_text("{}")
-        os.utime(tmp_path / name / "conform.json", (1000 - age, 1000 - age))
-    hidden = tmp_path / "one/checkpoints/.step-00000011"
-    hidden.mkdir()
-    (hidden / "conform.json").write_text("{}")
-    assert newest_checkpoint(tmp_path) == tmp_path / "one/checkpoints/step-00000002"
-
-
-def test_no_checkpoint_at_all_is_a_clear_error(tmp_path):
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        newest_checkpoint(tmp_path)
 
 
 def test_the_contract_is_the_sidecars(checkpoint, micro):

@@ -143,6 +143,14 @@ def test_scaled_values_that_are_not_finite_are_found(blocks, code, scale):
         check_finite(blocks(codes, scales, (2, 1)))
 
 
+@pytest.mark.parametrize("shape", [(0,), (1 << 62, 0), (0, 1 << 40, 1 << 40)])
+def test_a_shape_without_values_is_refused_whatever_its_size(tmp_path, write_raw, shape):
+    stored = read(write_raw, tmp_path / "m.safetensors", {"w": ("F32", shape, b"")})
+    check_finite(plain(stored["w"]))
+    with pytest.raises(CheckpointError, match=r"w: shape \(.*\) holds no values"):
+        read_weight(plain(stored["w"]))
+
+
 def test_double_precision_is_rounded_and_what_float32_cannot_hold_is_found(tmp_path):
     values = np.array([[1 / 3, -2.5], [1e-300, 3e38]])
     save_file({"w": values, "large": np.array([1.0, 1e39])}, tmp_path / "m.safetensors")

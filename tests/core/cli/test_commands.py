@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 
@@ -9,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 from conform.core.cli import main as cli
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix, write_imatrix
 from conform.core.gguf.read import read_gguf
+from conform.trainer.checkpoints.huggingface import huggingface_config
 
 
 @pytest.fixture
@@ -56,6 +58,30 @@ def test_a_pattern_selects_several_quantizers(run, checkpoint, tmp_path):
     status, _, _ = run("export", checkpoint, "--quant", "tq*", "--quant", "tq1_0", "-o", tmp_path / "out")
     assert status == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["micro-tq1_0.gguf", "micro-tq2_0.gguf"]
+
+
+def test_a_runs_folder_leads_to_its_newest_checkpoint_which_is_named(run, tmp_path, micro, make_checkpoint):
+    newest = make_checkpoint(tmp_path / "run" / "checkpoints" / "step-00000001", micro)
+    status, _, err = run("export", tmp_path / "run", "--quant", "f16")
+    assert status == 0
+    assert f"{tmp_path / 'run'}: taking {newest}" in err
+    assert (newest / "micro-f16.gguf").exists()
+
+
+def test_what_does_not_fit_falls_back_or_is_left_out_and_both_are_said(run, micro, make_checkpoint, tmp_path):
+    narrow = dataclasses.replace(micro, model=dataclasses.replace(micro.model, hidden=288))
+    folder = make_checkpoint(tmp_path / "narrow", narrow)
+    status, _, err = run("export", folder, "--quant", "iq3_s", "--dry-run")
+    assert status == 2
+    assert "10 tensors do not fit" in err
+    status, out, _ = run("export", folder, "--quant", "tq2_0", "--fallback", "q8_0", "--dry-run")
+    assert status == 0
+    assert "micro-tq2_0.gguf: blk.*.attn_q, blk.*.attn_k" in out
+    assert "not stored as tq2_0, because rows of 288" in out
+    status, out, err = run("export", folder, "--quant", "*q?_0", "--dry-run", "--json")
+    assert status == 0
+    assert "tq2_0: left out: 10 tensors do not fit" in err
+    assert [file["path"].rpartition("-")[2] for file in json.loads(out)["files"]] == ["q8_0.gguf"]
 
 
 def test_a_dry_run_writes_nothing(run, checkpoint):
@@ -264,6 +290,17 @@ def test_repack_there_and_back_gives_the_same_file(run, checkpoint, tmp_path):
     assert "contradicts" in err
 
 
+def test_the_report_of_an_export_says_what_was_understood_of_a_stranger(run, checkpoint, micro):
+    assert json.loads(run("export", checkpoint, "--quant", "f16", "--dry-run", "--json")[1])["inference"] is None
+    (checkpoint / "conform.json").unlink()
+    config = huggingface_config(micro) | {"use_cache": True}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    report = json.loads(run("export", checkpoint, "--quant", "f16", "--dry-run", "--json")[1])
+    assert report["inference"]["digest"] == report["contract"]["digest"]
+    assert {o["field"]: o["source"] for o in report["inference"]["origins"]}["model.norm_eps"] == "rms_norm_eps"
+    assert [ignored["key"] for ignored in report["inference"]["ignored"]] == ["use_cache"]
+
+
 def test_a_hugging_face_checkpoint_is_exported_as_it_is(run, checkpoint):
     """Shards, config.json, a tied copy of the embedding and the tables of old versions; no sidecar."""
     weights = load_file(checkpoint / "model.safetensors")
@@ -292,6 +329,7 @@ def test_a_hugging_face_checkpoint_is_exported_as_it_is(run, checkpoint):
     (checkpoint / "config.json").write_text(json.dumps(config))
     status, out, _ = run("export", checkpoint, "--quant", "f16")
     assert status == 0
+    assert f"{checkpoint}: llama, dense linear layers (plain); RoPE base 10000; norm eps 1e-05; output tied; " in out
     assert "rotary_emb.inv_freq" in out
     (file,) = checkpoint.glob("*.gguf")
     assert file.name == f"{checkpoint.name}-f16.gguf"

@@ -2,11 +2,13 @@ import pytest
 
 from conform.contract.inventory import inventory
 from conform.core.errors import PlanError
-from conform.core.export.policy import TypeOverride, parse_override, storage
+from conform.core.export.policy import TypeOverride, parse_override, storage_choices
 
 
 def stored(contract, *overrides, quant="i2_s"):
-    return storage(inventory(contract.model), contract.storage, quant, [parse_override(text) for text in overrides])
+    parsed = [parse_override(text) for text in overrides]
+    choices = storage_choices(inventory(contract.model), contract.storage, quant, parsed)
+    return {name: order[0] for name, order in choices.items()}
 
 
 def test_classes_are_stored_as_the_contract_says(micro):
@@ -37,7 +39,7 @@ def test_quant_may_differ_by_tensor(micro):
     specs = inventory(micro.model)
     linear = {spec.gguf_name: "q8_0" for spec in specs if spec.storage_class == "linear"}
     linear["blk.0.attn_q.weight"] = "i2_s"
-    names = storage(specs, micro.storage, linear)
+    names = stored(micro, quant=linear)
     assert names["blk.0.attn_q.weight"] == "i2_s"
     assert names["blk.1.attn_q.weight"] == "q8_0"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from conform.core.errors import GGUFError, InputError
 from conform.core.gguf.read import KeyType, read_gguf
@@ -93,6 +94,21 @@ KEY = text("k")
 INVALID = {
     "empty": (b"", "not a GGUF file"),
     "another format": (b"PK\3\4" + bytes(100), "not a GGUF file"),
+    "a checkpoint": (
+        save({"w": np.ones(2)}),
+        "is a safetensors file, not a GGUF file; give what `conform export` writes",
+    ),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, .* `git lfs pull`"),
+    "part of a model": (
+        header(
+            text("split.no") + struct.pack("<IH", 2, 0) + text("split.count") + struct.pack("<IH", 2, 3), key_count=2
+        ),
+        "part 1 of 3 of a split GGUF file; merge the parts first",
+    ),
+    "parts without a number": (
+        header(text("split.count") + struct.pack("<IH", 2, 3), key_count=1),
+        "part one of 3 of a split GGUF file",
+    ),
     "big-endian": (b"GGUF\0\0\0\3" + bytes(100), "big-endian"),
     "version 1": (header(version=1), "version 1"),
     "version 4": (header(version=4), "version 4"),
@@ -159,8 +175,13 @@ def test_rows_that_are_not_whole_blocks_have_no_size(write):
     assert "not a multiple of 32" in file.tensors["t"].problem
 
 
+def test_a_split_into_one_part_is_whole(write):
+    keys = text("split.no") + struct.pack("<IH", 2, 0) + text("split.count") + struct.pack("<IH", 2, 1)
+    assert read_gguf(write(header(keys, key_count=2).ljust(96, b"\0"))).metadata["split.count"] == 1
+
+
 def test_a_path_that_is_no_file_is_a_clear_error(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read: a folder, not a GGUF file"):
         read_gguf(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         read_gguf(tmp_path / "nowhere")

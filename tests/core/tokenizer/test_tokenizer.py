@@ -211,3 +211,16 @@ def test_the_provenance_covers_the_settings(tokenizer, micro):
     assert len(found.provenance) == 64
     assert found.provenance != found.digest
     assert found.chat_template == "{{ x }}"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"IQ== 0\nIg== 1\n", "a tiktoken vocabulary"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    ],
+)
+def test_another_file_of_the_same_name_is_recognised(tmp_path, content, what):
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.model: is {what}, not a SentencePiece model; "):
+        read_vocabulary(tmp_path / "tokenizer.model")

@@ -131,6 +131,32 @@ def test_tokenizer_arrays_are_looked_into(exported, check, rewrite, tmp_path, pa
     assert where(check(rewrite(exported["f16"], {f"tokenizer.ggml.{part}": kinds[part](items)}))) == [expected]
 
 
+@pytest.mark.parametrize(("name", "value"), [("add_eos_token", True), ("remove_extra_whitespaces", True), ("pre", "x")])
+def test_a_key_that_may_be_missing_must_say_what_the_contract_says(exported, check, rewrite, name, value):
+    key = f"tokenizer.ggml.{name}"
+    written = string(value) if isinstance(value, str) else KeyValue(7, value)
+    assert where(check(rewrite(exported["f16"], {key: written}))) == [key]
+    assert where(check(rewrite(exported["f16"], {key: None}))) == []
+
+
+def test_a_contract_that_adds_eos_needs_the_key(exported, check, rewrite, micro_ternary):
+    added = dataclasses.replace(micro_ternary, tokenizer=dataclasses.replace(micro_ternary.tokenizer, add_eos=True))
+    key = "tokenizer.ggml.add_eos_token"
+    assert key in where(check(exported["f16"], added))
+    assert key in where(check(rewrite(exported["f16"], {key: None}), added))
+    assert key not in where(check(rewrite(exported["f16"], {key: KeyValue(7, True)}), added))
+
+
+@pytest.mark.parametrize(("number", "kind", "index"), [(1, 1, "[1]"), (2, 6, "[2]"), (9, 1, "")])
+def test_a_token_of_another_kind_is_an_error(exported, check, rewrite, tmp_path, number, kind, index):
+    path = tmp_path / "kinds.gguf"
+    path.write_bytes(exported["f16"])
+    kinds = list(read_gguf(path).metadata["tokenizer.ggml.token_type"])
+    kinds[number] = kind
+    changed = rewrite(exported["f16"], {"tokenizer.ggml.token_type": i32_array(kinds)})
+    assert f"tokenizer.ggml.token_type{index}" in where(check(changed))
+
+
 @pytest.mark.parametrize(("quant", "layout"), [("i2_s", "mips"), ("i2_s", ""), ("f16", "x86")])
 def test_a_byte_layout_that_means_nothing_is_an_error(exported, check, rewrite, quant, layout):
     assert where(check(rewrite(exported[quant], {"conform.i2_s.layout": string(layout)}))) == ["conform.i2_s.layout"]

@@ -14,6 +14,19 @@ import pytest
 from conform.parity.goref.toolchain import build_goref
 
 F32, F16, Q8_0, BF16, I2_S = 0, 1, 8, 30, 36
+SCALING_KEYS = {
+    "": {},
+    "llama3": {},
+    "linear": {"type": ("string", "linear"), "factor": ("f32", 2.5)},
+    "yarn": {
+        "type": ("string", "yarn"),
+        "factor": ("f32", 4.0),
+        "original_context_length": ("u32", 256),
+        "attn_factor": ("f32", 1.25),
+        "yarn_beta_fast": ("f32", 32.0),
+        "yarn_beta_slow": ("f32", 1.0),
+    },
+}
 _SCALARS = {"u32": (4, "<I"), "i32": (5, "<i"), "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q")}
 
 
@@ -97,6 +110,7 @@ class Micro:
     vocab: int = 300
     context: int = 64
     rope_base: float = 10000.0
+    scaling: str = ""
     eps: float = 1e-5
     linear: int = F32
     embedding: int = F32
@@ -146,6 +160,9 @@ class Micro:
         for name, values in self.weights().items():
             kind = F32 if values.ndim == 1 else self.linear if "blk." in name else self.embedding
             tensors[name] = Tensor(values.shape, kind, pack(values, kind))
+        if self.scaling == "llama3":
+            factors = np.linspace(1, 8, self.head_dim // 2, dtype=np.float32)
+            tensors["rope_freqs.weight"] = Tensor(factors.shape, F32, pack(factors, F32))
         return MicroFile(self.keys(), tensors)
 
     def keys(self) -> dict[str, tuple[str, object]]:
@@ -163,6 +180,7 @@ class Micro:
             "general.architecture": ("string", self.arch),
             **{f"{self.arch}.{key}": ("u32", count) for key, count in counts.items()},
             f"{self.arch}.rope.freq_base": ("f32", self.rope_base),
+            **{f"{self.arch}.rope.scaling.{name}": value for name, value in SCALING_KEYS[self.scaling].items()},
             f"{self.arch}.attention.layer_norm_rms_epsilon": ("f32", self.eps),
             **vocabulary_keys(self.vocab),
         }

@@ -31,10 +31,25 @@ def norm(x, weight, eps, rounded):
     return rounded(rounded(x * inverse) * weight)
 
 
+def turns(spec):
+    """Radians of each pair from one position to the next, and the length after a turn, as the files of conftest say."""
+    plain = spec.rope_base ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
+    if spec.scaling == "linear":
+        return plain / 2.5, 1.0
+    if spec.scaling == "llama3":
+        return plain / np.linspace(1, 8, len(plain), dtype=np.float32), 1.0
+    if spec.scaling == "yarn":
+        # In 256 positions pair 0.42 would turn 32 times and pair 6.44 once: from 0 to 7, rounded outwards.
+        kept = 1 - np.clip(np.arange(len(plain)) / 7, 0, 1)
+        return plain * kept + plain / 4 * (1 - kept), (1 + 0.1 * np.log(4)) * 1.25
+    return plain, 1.0
+
+
 def rotate(x, position, spec, rounded):
     x = x.reshape(-1, spec.head_dim)
-    angle = position * spec.rope_base ** (-np.arange(0, spec.head_dim, 2) / spec.head_dim)
-    cos, sin = rounded(np.cos(angle)), rounded(np.sin(angle))
+    frequencies, length = turns(spec)
+    angle = position * frequencies
+    cos, sin = rounded(np.cos(angle) * length), rounded(np.sin(angle) * length)
     half = spec.head_dim // 2
     first = np.arange(0, spec.head_dim, 2) if spec.arch == "llama" else np.arange(half)
     second = first + (1 if spec.arch == "llama" else half)
@@ -140,6 +155,11 @@ FLOAT_MODELS = {
     "one_kv_head": {"kv_heads": 1},
     "wide_heads": {"heads": 4, "kv_heads": 4, "head_dim": 128},
     "other_base": {"rope_base": 500000.0, "eps": 1e-3},
+    "narrow_heads": {"head_dim": 16},
+    "linear_scaling": {"scaling": "linear"},
+    "llama3_scaling": {"scaling": "llama3"},
+    "yarn_scaling": {"scaling": "yarn"},
+    "bitnet_linear_scaling": {"arch": "bitnet-b1.58", "sub_norms": True, "scaling": "linear"},
 }
 
 

@@ -1,5 +1,6 @@
 """What goref cannot run faithfully it refuses: exit 1, nothing on stdout, one clear line on stderr."""
 
+import dataclasses
 import re
 import struct
 
@@ -83,7 +84,8 @@ SPOILED_KEYS = {
     "rope base": ("llama.rope.freq_base", ("f32", 0.0), "above 1"),
     "rope base NaN": ("llama.rope.freq_base", ("f32", float("nan")), "finite"),
     "epsilon": ("llama.attention.layer_norm_rms_epsilon", ("f32", 0.0), "between 0 and 1"),
-    "rope scaling": ("llama.rope.scaling.type", ("string", "yarn"), "rope scaling is not supported"),
+    "rope scaling": ("llama.rope.scaling.type", ("string", "longrope"), "rope scaling is not supported"),
+    "rope scaling by nothing": ("llama.rope.scaling.type", ("string", "linear"), "rope.scaling.factor is missing"),
     "rope factor": ("llama.rope.scaling.factor", ("f32", 4.0), "rope scaling is not supported"),
     "rope context": ("llama.rope.scaling.original_context_length", ("u32", 4), "not supported"),
     "a window": ("llama.attention.sliding_window", ("u32", 4), "not supported"),
@@ -113,6 +115,38 @@ def test_neutral_rope_scaling_is_no_scaling(file, run_goref, tmp_path):
     assert run_goref("bitnet", "--model", file.write(tmp_path / "m.gguf"), "--max-tokens", 4).code == 0
 
 
+SPOILED_YARN = {
+    "original context": ("original_context_length", None, "original_context_length is missing"),
+    "absurd context": ("original_context_length", ("u32", 1), "original context of 1 is not supported"),
+    "factor": ("factor", ("f32", -4.0), "expected a number above 0"),
+    "magnitude": ("attn_factor", ("f32", 0.0), "expected a number above 0"),
+    "beta": ("yarn_beta_fast", ("f32", 16.0), "yarn_beta_fast = 16 is not supported, expected 32"),
+    "fixed magnitude": ("yarn_attn_factor", ("f32", 1.0), "goref does not know what it changes"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), SPOILED_YARN.values(), ids=SPOILED_YARN)
+def test_yarn_that_cannot_be_honoured(micro, refusal, name, value, reason):
+    file = micro.replace(scaling="yarn").file()
+    key = f"llama.rope.scaling.{name}"
+    file.keys = {k: v for k, v in file.keys.items() if k != key} | ({} if value is None else {key: value})
+    assert reason in refusal(file)
+
+
+def test_factors_of_frequencies_are_positive_and_one_for_each_pair(micro, refusal):
+    file = micro.replace(scaling="llama3").file()
+    whole = file.tensors["rope_freqs.weight"]
+    file.tensors["rope_freqs.weight"] = dataclasses.replace(whole, raw=whole.raw[:-4] + bytes(4))
+    assert "rope_freqs.weight[15] = 0, expected a number above 0" in refusal(file)
+    file.tensors["rope_freqs.weight"] = dataclasses.replace(whole, shape=(15,), raw=whole.raw[:-4])
+    assert "rope_freqs.weight has the shape [15]" in refusal(file)
+
+
+def test_bitnet_has_no_factors_of_frequencies(micro, refusal):
+    file = micro.replace(arch="bitnet-b1.58", scaling="llama3").file()
+    assert "tensor rope_freqs.weight is not part of the model" in refusal(file)
+
+
 def test_a_vocabulary_of_another_size_than_the_embedding(micro, file, refusal):
     keys = micro.replace(vocab=301).keys()
     file.keys |= {key: value for key, value in keys.items() if key.startswith("tokenizer.")}
@@ -127,7 +161,7 @@ def test_a_missing_tensor(file, refusal, name):
     assert f"tensor {name}.weight is missing" in refusal(file)
 
 
-@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.attn_q.bias", "blk.1.attn_norm.weight", "x"])
+@pytest.mark.parametrize("name", ["rope_factors_long.weight", "blk.0.attn_q.bias", "blk.1.attn_norm.weight", "x"])
 def test_a_tensor_that_is_not_part_of_the_model(file, refusal, name):
     file.tensors[name] = file.tensors["output_norm.weight"]
     assert f"tensor {name} is not part of the model" in refusal(file)

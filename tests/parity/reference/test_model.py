@@ -97,7 +97,7 @@ def test_every_vector_is_shown_once_per_layer(over_file, micro):
         ("llama.attention.head_count", 0, "at least 1"),
         ("llama.attention.head_count", "six", "whole number"),
         ("llama.attention.layer_norm_rms_epsilon", float("nan"), "positive number"),
-        ("llama.rope.scaling.type", "yarn", "rope scaling"),
+        ("llama.rope.scaling.type", "yarn", "rope.scaling.factor is missing"),
         ("llama.rope.scaling.factor", 2.0, "rope scaling"),
         ("llama.block_count", None, "is missing"),
         ("llama.context_length", None, "is missing"),

@@ -91,6 +91,14 @@ def test_zstd_frames_follow_one_another(tmp_path):
     assert texts(written(tmp_path, "a.txt.zst", content)) == ["one two"]
 
 
+def test_a_zstd_window_that_is_too_large_is_not_called_damage(tmp_path):
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, write_content_size=False)
+    writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    content = writer.compress(b"text" * 100) + writer.flush()
+    with pytest.raises(DataError, match=r"a\.txt\.zst: its zstd window is larger than 128 MiB.*recompress it"):
+        texts(written(tmp_path, "a.txt.zst", content))
+
+
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_zstd_file_that_was_cut_off_is_refused_wherever_that_is(tmp_path, frames):
     # A text file cut off at a block would otherwise pass for a shorter text.

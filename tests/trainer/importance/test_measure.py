@@ -9,9 +9,11 @@ from safetensors.numpy import save_file
 
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract
+from conform.core.checkpoint.checkpoint import open_checkpoint
+from conform.core.errors import QuantizeError
 from conform.core.gguf.imatrix import ImportanceEntry, ImportanceMatrix, check_imatrix, read_imatrix
 from conform.trainer.errors import DataError, InputError
-from conform.trainer.importance.measure import SquareSums, accumulate, merge, read_partial, write_partial
+from conform.trainer.importance.measure import SquareSums, accumulate, load_model, merge, read_partial, write_partial
 from conform.trainer.model.model import Llama
 
 SPEC = dataclasses.replace(
@@ -38,6 +40,31 @@ def measured(model, batches):
 
 def matrix(**sums):
     return ImportanceMatrix({name: ImportanceEntry(np.float32(v), 2.0) for name, v in sums.items()}, ("a",), 1, 8)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A model of stored ternary weights and its checkpoint; `spoil` makes one of its matrices something else."""
+
+    def make(spoil=False):
+        spec = dataclasses.replace(SPEC, linear="ternary-stored")
+        rng = np.random.default_rng(5)
+        weights = {each.name: rng.standard_normal(each.shape).astype(np.float32) for each in inventory(spec)}
+        for each in inventory(spec):
+            if each.storage_class == "linear":
+                weights[each.name] = rng.integers(-1, 2, each.shape).astype(np.float32) * np.float32(0.3)
+        if spoil:
+            weights["model.layers.1.mlp.up_proj.weight"][0, 0] = 0.1
+        save_file(weights, tmp_path / "model.safetensors")
+        return load_model(open_checkpoint(tmp_path), spec, torch.device("cpu"))
+
+    return make
+
+
+def test_stored_ternary_weights_are_measured_as_they_are(stored):
+    assert measured(stored(), BATCHES[:1]).chunks == 3
+    with pytest.raises(QuantizeError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: not ternary"):
+        stored(spoil=True)
 
 
 def test_every_linear_layer_is_measured(model):

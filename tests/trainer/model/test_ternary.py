@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from conform.core.i2_s import ternary as export
 from conform.trainer.model.ternary import (
     BitLinear,
+    StoredBitLinear,
     absmean_scale,
     activation_codes,
     activation_scale,
@@ -48,6 +49,16 @@ def test_the_product_is_that_of_whole_numbers():
     a = activation_scale(x)
     whole = activation_codes(x, a).to(torch.int64) @ codes.T
     assert torch.equal(bit(x), whole.float() * (absmean_scale(bit.weight) / a))
+
+
+def test_stored_ternary_weights_are_used_as_they_are():
+    stored, x = StoredBitLinear(48, 16), tokens(4, 48)
+    codes = torch.randint(-1, 2, (16, 48), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        stored.weight.copy_(codes * 0.375)
+    a = activation_scale(x)
+    whole = activation_codes(x, a).to(torch.int64) @ codes.T
+    assert torch.equal(stored(x), whole.float() * (torch.tensor(0.375) / a))
 
 
 def test_bfloat16_rounds_the_sum_and_the_result_only():

@@ -64,7 +64,7 @@ func TestFloatProductRoundsOnceWhateverTheRowAndTheProcessors(t *testing.T) {
 
 func TestRotationTurnsAdjacentPairsForLlamaAndHalvesForBitNet(t *testing.T) {
 	for arch, partner := range map[string]int{archLlama: 1, archBitNet: 4} {
-		m := &Model{Config: Config{Arch: arch, HeadDim: 10, RopeDim: 8, RopeBase: 10000}}
+		m := &Model{Config: Config{Arch: arch, HeadDim: 10}, Rope: Rope{[]float64{1, 0.1, 0.01, 0.001}, 1}}
 		x := make([]float32, 20)
 		x[0], x[10], x[8], x[19] = 1, 2, 5, 6
 		m.rotation(3).apply(x, m.HeadDim)
@@ -79,7 +79,7 @@ func TestRotationTurnsAdjacentPairsForLlamaAndHalvesForBitNet(t *testing.T) {
 }
 
 func TestPositionZeroIsNotTurned(t *testing.T) {
-	m := &Model{Config: Config{Arch: archLlama, HeadDim: 4, RopeDim: 4, RopeBase: 10000}}
+	m := &Model{Config: Config{Arch: archLlama, HeadDim: 4}, Rope: Rope{[]float64{1, 0.01}, 1}}
 	x := []float32{1, 2, 3, 4}
 	m.rotation(0).apply(x, 4)
 	if !slices.Equal(x, []float32{1, 2, 3, 4}) {

@@ -7,41 +7,6 @@ import (
 	"conform/goref/internal/parallel"
 )
 
-// rotation holds cos and sin of one position's angles, one per rotated pair.
-type rotation struct {
-	cos, sin []float32
-	// stride is the distance between the two values of a pair: 1 for adjacent pairs, half the dimension for split halves.
-	stride int
-}
-
-func (m *Model) rotation(position int) rotation {
-	pairs := m.RopeDim / 2
-	r := rotation{make([]float32, pairs), make([]float32, pairs), 1}
-	if m.Arch == archBitNet {
-		r.stride = pairs
-	}
-	for i := range pairs {
-		angle := float64(position) * math.Pow(float64(m.RopeBase), -float64(2*i)/float64(m.RopeDim))
-		r.cos[i], r.sin[i] = float32(math.Cos(angle)), float32(math.Sin(angle))
-	}
-	return r
-}
-
-// apply rotates every head of x in place.
-func (r rotation) apply(x []float32, headDim int) {
-	for head := 0; head < len(x); head += headDim {
-		for i := range r.cos {
-			first := head + i
-			if r.stride == 1 {
-				first = head + 2*i
-			}
-			a, b := x[first], x[first+r.stride]
-			x[first] = float32(a*r.cos[i]) - float32(b*r.sin[i])
-			x[first+r.stride] = float32(a*r.sin[i]) + float32(b*r.cos[i])
-		}
-	}
-}
-
 func (s *Session) attention(index int, x []float32, turn rotation, watch watcher) {
 	m, layer := s.model, &s.model.Layers[index]
 	normed := rmsNorm(x, layer.AttnNorm, m.Eps)

@@ -36,6 +36,7 @@ type Config struct {
 	Context  int
 	RopeDim  int
 	RopeBase float32
+	Scaling  Scaling
 	Eps      float32
 }
 
@@ -58,6 +59,9 @@ func readConfig(file *gguf.File) (Config, error) {
 		return Config{}, err
 	}
 	if err := checkKeys(arch, file.Metadata); err != nil {
+		return Config{}, err
+	}
+	if err := c.readScaling(file.Metadata); err != nil {
 		return Config{}, err
 	}
 	if err := c.deriveHeadDim(file); err != nil {
@@ -101,7 +105,8 @@ var knownKeys = map[string]bool{
 	"attention.head_count": true, "attention.head_count_kv": true, "attention.layer_norm_rms_epsilon": true,
 	"attention.key_length": true, "attention.value_length": true,
 	"rope.dimension_count": true, "rope.freq_base": true, "vocab_size": true,
-	"rope.scaling.type": true, "rope.scaling.factor": true,
+	"rope.scaling.type": true, "rope.scaling.factor": true, "rope.scaling.attn_factor": true,
+	"rope.scaling.original_context_length": true, "rope.scaling.yarn_beta_fast": true, "rope.scaling.yarn_beta_slow": true,
 }
 
 func checkKeys(arch string, metadata gguf.Metadata) error {
@@ -113,16 +118,6 @@ func checkKeys(arch string, metadata gguf.Metadata) error {
 	}
 	if version, said := metadata[versionKey]; said && version != uint32(blockVersion) {
 		return fmt.Errorf("key %s = %v, expected %d: blocks of another version have another layout", versionKey, version, blockVersion)
-	}
-	if key := arch + ".rope.scaling.type"; metadata.Has(key) {
-		if kind, err := metadata.Text(key); err != nil || (kind != "" && kind != "none") {
-			return fmt.Errorf("key %s = %v: rope scaling is not supported", key, metadata[key])
-		}
-	}
-	if key := arch + ".rope.scaling.factor"; metadata.Has(key) {
-		if factor, err := metadata.Float(key); err != nil || factor != 1 {
-			return fmt.Errorf("key %s = %v: rope scaling is not supported", key, metadata[key])
-		}
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ type Layer struct {
 // Model is a loaded model, never written to after Load.
 type Model struct {
 	Config
+	Rope       Rope
 	Embedding  *Float
 	Layers     []Layer
 	OutputNorm []float32
@@ -41,7 +42,10 @@ func Load(file *gguf.File, floatTernary bool) (*Model, error) {
 }
 
 func (m *Model) load(l *loader) error {
-	var err error
+	err := m.loadRope(l)
+	if err != nil {
+		return err
+	}
 	if m.Embedding, err = l.floats("token_embd.weight", m.Hidden, m.Vocab); err != nil {
 		return err
 	}

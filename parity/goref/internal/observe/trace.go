@@ -28,8 +28,9 @@ func (t *Trace) Flush() error { return t.out.Flush() }
 // Meta describes the attention, if asked for.
 func (t *Trace) Meta() {
 	if m := t.model; t.settings.AttnMeta {
-		fmt.Fprintf(t.out, "debug attn meta: heads=%d kv_heads=%d rope_dim=%d rope_freq_base=%g rope_scale=1 rope_type=\"\""+
-			" head_dim=%d layers=%d\n", m.Heads, m.KVHeads, m.RopeDim, m.RopeBase, m.HeadDim, len(m.Layers))
+		fmt.Fprintf(t.out, "debug attn meta: heads=%d kv_heads=%d rope_dim=%d rope_freq_base=%g rope_scale=%g rope_type=%q"+
+			" head_dim=%d layers=%d\n",
+			m.Heads, m.KVHeads, m.RopeDim, m.RopeBase, m.Scaling.Factor, m.Scaling.Kind, m.HeadDim, len(m.Layers))
 	}
 }
 
