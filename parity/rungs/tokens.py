@@ -1,4 +1,4 @@
-"""tokens: the runtime's ids against the tokenizer's own library over a hostile corpus, and its text against the pieces."""
+"""tokens: the runtime's ids against the tokenizer's library over a hostile corpus, its text against the pieces."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
