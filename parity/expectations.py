@@ -116,7 +116,7 @@ def problems_of(verdict: Verdict, expectations: Expectations, today: datetime.da
 def _deviations(verdict: Verdict) -> Iterator[tuple[RungName, Kind, str]]:
     """(rung, kind, place) of everything that keeps the verdict from passing, each once."""
     yield from dict.fromkeys(
-        (rung.rung, kind, place) for rung in verdict.rungs if not rung.passed for kind, place in _of_rung(rung)
+        (rung.rung, kind, place) for rung in verdict.rungs if not rung.suffices for kind, place in _of_rung(rung)
     )
 
 

@@ -44,7 +44,11 @@ def receipt(
 def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, Any]:
     """What another implementation was asked, and its versions; or why the source was not checked."""
     if check is None:
-        return {"checked": False, "waived": result.status == "waived", "reason": result.reason}
+        return {
+            "checked": False,
+            "waived": result.status == "waived",
+            "reason": ": ".join((result.reason, *result.notes)),
+        }
     ids = json.dumps([[sequence.name, *sequence.ids] for sequence in check.sequences], separators=(",", ":"))
     return {
         "checked": True,

@@ -175,9 +175,9 @@ def not_run(rung: RungName, reason: str) -> RungResult:
     return RungResult(rung, "not run", reason=reason)
 
 
-def waived(rung: RungName, reason: str) -> RungResult:
+def waived(rung: RungName, reason: str, *notes: str) -> RungResult:
     """A rung that could not be run and that the verdict does without, for the reason given."""
-    return RungResult(rung, "waived", reason=reason)
+    return RungResult(rung, "waived", reason=reason, notes=notes)
 
 
 def blocked(rung: RungName, by: Sequence[RungResult]) -> RungResult:

@@ -132,6 +132,15 @@ def _tokenizer(folder: Path) -> None:
     semantic_digest(folder)
 
 
+def _settings(folder: Path) -> None:
+    from conform.contract.load import load_contract
+    from conform.core.tokenizer.infer import infer_tokenizer
+    from conform.core.tokenizer.tokenizer import tokenizer_of
+
+    infer_tokenizer(folder, 330)
+    _sent(folder, tokenizer_of(folder / "tokenizer.model", load_contract("tiny")).findings)
+
+
 def _prompts(folder: Path) -> None:
     from conform.parity.questions.tokenizer import open_tokenizer
 
@@ -356,6 +365,12 @@ READERS = (
     Reader("safetensors index", "sharded", "model.safetensors.index.json", _shards, json_values),
     Reader("config.json", "model", "config.json", _hf_config, json_values),
     Reader("vocabulary", "tokenizer", "tokenizer.model", _vocabulary, protobuf_fields),
+    Reader("tokenizer settings", "settings", "tokenizer_config.json", _settings, json_values),
+    Reader("special tokens", "settings", "special_tokens_map.json", _settings, json_values),
+    Reader("added tokens", "settings", "added_tokens.json", _settings, json_values),
+    Reader("generation settings", "settings", "generation_config.json", _settings, json_values),
+    Reader("tokenizer pipeline", "settings", "tokenizer.json", _settings, json_values),
+    Reader("chat template", "settings", "chat_template.jinja", _settings),
     Reader("tokenizer check", "tokenizer", "tokenizer.model", _tokenizer, protobuf_fields),
     Reader("prompt tokenizer", "tokenizer", "tokenizer.model", _prompts, protobuf_fields),
     Reader("tokenizer.json", "bytelevel", "tokenizer.json", _byte_level, json_values),

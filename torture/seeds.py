@@ -29,6 +29,7 @@ from conform.contract.load import load_contract
 from conform.contract.spec import Contract
 from conform.core.export.cost import Cost
 from conform.core.export.journal import ExportJournal
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.trainer.data.journal import BuildJournal, Progress
 from conform.trainer.data.manifest import SPLITS, Shard
 from conform.trainer.importance.measure import SquareSums, write_partial
@@ -70,6 +71,7 @@ def _make(work: Path) -> None:
     _conform(work, "tokenizer", "train", "--input", "corpus/text/a.txt", "--vocab", "320", "-o", "tokenizer")
     shutil.copytree(work / "tokenizer", corpus / "tokenizer")
     _write_byte_level(corpus / "text/a.txt", corpus / "bytelevel/tokenizer.json")
+    _write_settings(work / "tokenizer/tokenizer.model", corpus / "settings")
     _conform(
         *(work, "data", "build", "--input", "corpus/text/lines.jsonl", "--tokenizer", "tokenizer"),
         *("-o", "corpus/data", "--shard-tokens", "2000", "--held-out", "0.2"),
@@ -135,6 +137,40 @@ def _write_byte_level(text: Path, target: Path) -> None:
     tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer.save(str(target), pretty=False)
+
+
+def _write_settings(model: Path, folder: Path) -> None:
+    """A stranger's tokenizer: the same model with every file of settings beside it."""
+    folder.mkdir()
+    shutil.copy(model, folder)
+    bos, sequence = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    added = {"id": 320, "content": "<|im_end|>", "special": True, "lstrip": False, "rstrip": False}
+    files = {
+        "tokenizer_config": {
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "add_prefix_space": True,
+            "bos_token": {"content": "<s>"},
+            "eos_token": "<|im_end|>",
+            "pad_token": None,
+            "added_tokens_decoder": {"320": {"content": "<|im_end|>", "special": True}},
+            "additional_special_tokens": ["<|im_end|>"],
+            "chat_template": "{{ messages }}",
+        },
+        "special_tokens_map": {"bos_token": "<s>", "unk_token": {"content": "<unk>"}},
+        "added_tokens": {"<|im_end|>": 320, "<tool>": 321},
+        "generation_config": {"bos_token_id": 1, "eos_token_id": [320, 2]},
+        "tokenizer": {
+            "added_tokens": [added],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False},
+            "post_processor": {"type": "TemplateProcessing", "single": [bos, sequence]},
+            "model": {"type": "BPE", "vocab": {p: n for n, p in enumerate(read_vocabulary(model).pieces)}},
+        },
+    }
+    for stem, content in files.items():
+        (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
 
 
 def _forget_places(record: Path) -> None:

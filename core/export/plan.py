@@ -97,7 +97,7 @@ class ExportPlan:
     @property
     def weights(self) -> int:
         """The number of weights."""
-        return sum(math.prod(tensor.spec.shape) for tensor in self.tensors)
+        return sum(math.prod(tensor.spec.shape) for tensor in self.tensors if tensor.derived is None)
 
     @property
     def data_bytes(self) -> int:

@@ -65,7 +65,9 @@ def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
         content = with_dummy_prefix(content, spec.add_dummy_prefix)
     try:
         processor = SentencePieceProcessor()
-        processor.LoadFromSerializedProto(content)
+        processor.LoadFromSerializedProto(
+            content if spec is None else with_dummy_prefix(content, spec.add_dummy_prefix)
+        )
     except (RuntimeError, UnicodeDecodeError) as error:  # it may quote what is not UTF-8
         raise CheckpointError(f"{path}: not a SentencePiece model: {str(error)[:200]!r}") from error
     bos, eos = (processor.bos_id(), -1) if spec is None else _stated(spec)

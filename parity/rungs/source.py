@@ -61,6 +61,6 @@ def judge_source(seen: CheckedSource | UncheckedSource | None) -> RungResult:
 
 def _unchecked(seen: UncheckedSource) -> RungResult:
     if seen.waiver:
-        return waived("source", f"{seen.waiver}: {seen.reason}")
+        return waived("source", seen.waiver, seen.reason)
     reason = f"source not checked: {seen.reason}"
     return RungResult("source", "fail", reason=reason) if seen.tried else not_run("source", reason)

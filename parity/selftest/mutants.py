@@ -23,7 +23,9 @@ from conform.parity.verdict import RungName
 
 __all__ = ["FILE_MUTANTS", "FileMutant", "write_mutant"]
 
-_NEW_ROPE_BASE = 500_000.0
+# A factor, because any number may be the base of some file: 500000 is that of Llama 3.
+_ROPE_BASE_TIMES = 50
+_USUAL_ROPE_BASE = 10_000.0
 
 
 @dataclass(slots=True)
@@ -160,7 +162,9 @@ def _roll_kv_heads(draft: _Draft) -> bool:
 
 
 def _change_rope_base(draft: _Draft) -> bool:
-    draft.metadata[f"{draft.architecture}.rope.freq_base"] = f32(_NEW_ROPE_BASE)
+    key = f"{draft.architecture}.rope.freq_base"
+    base = draft.metadata[key].value if key in draft.metadata else _USUAL_ROPE_BASE
+    draft.metadata[key] = f32(_ROPE_BASE_TIMES * (base if isinstance(base, float) else _USUAL_ROPE_BASE))
     return True
 
 
@@ -208,7 +212,7 @@ FILE_MUTANTS: Sequence[FileMutant] = (
     FileMutant("qk-unpermuted", "rotary rows left as the checkpoint has them", "weights", _unpermute_qk),
     FileMutant("gate-up-swapped", "ffn_gate and ffn_up exchanged in every layer", "weights", _swap_gate_and_up),
     FileMutant("kv-heads-rolled", "the values of each kv head given to the next", "weights", _roll_kv_heads),
-    FileMutant("rope-base", f"rope base {_NEW_ROPE_BASE:g}", "file", _change_rope_base),
+    FileMutant("rope-base", f"the rope base times {_ROPE_BASE_TIMES}", "file", _change_rope_base),
     FileMutant("last-layer-dropped", "the last layer left out, and the count with it", "file", _drop_last_layer),
     FileMutant("tensor-zeroed", "attn_output of the last layer all zero bytes", "weights", _zero_a_tensor),
     FileMutant("i2_s-lanes", "the four codes of each byte in the opposite order", "weights", _reverse_lanes),

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from conform.contract.load import load_contract, shipped_contracts
 from conform.contract.spec import RopeScaling
 from conform.trainer.checkpoints.huggingface import huggingface_config
 
+TRANSFORMERS = json.loads((Path(__file__).parent / "rope_of_transformers.json").read_text())
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 2048,
@@ -87,17 +90,22 @@ def test_what_the_trainer_writes_describes_the_model_that_it_trained(name, varia
 @pytest.mark.parametrize(
     "scaling",
     [
-        RopeScaling("linear", 4.0),
-        RopeScaling("llama3", 8.0, 512, 1.0, 4.0),
-        RopeScaling("yarn", 4.0, 512, beta_fast=16.0, beta_slow=2.0, attention_factor=1.25),
+        RopeScaling("linear", 2.5),
+        RopeScaling("llama3", 8.0, 512, low_freq_factor=1.0, high_freq_factor=4.0),
+        RopeScaling("yarn", 4.0, 512, beta_fast=24.0, beta_slow=2.0, attention_factor=1.5),
     ],
     ids=lambda scaling: scaling.kind,
 )
-def test_what_the_trainer_writes_keeps_the_scaling(scaling):
+def test_what_the_trainer_writes_of_rope_scaling_is_read_back(scaling):
     nano = load_contract("nano")
-    model = dataclasses.replace(nano.model, rope_scaling=scaling)
-    config = huggingface_config(dataclasses.replace(nano, model=model))
-    assert infer_contract(config, "x").contract.model.rope_scaling == scaling
+    contract = dataclasses.replace(nano, model=dataclasses.replace(nano.model, rope_scaling=scaling))
+    assert infer_contract(huggingface_config(contract), "x").contract.model.rope_scaling == scaling
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_rope_scaling_means_what_transformers_computes_with(case):
+    found = infer_contract(LLAMA | {"rope_parameters": {**case["rope"], "rope_theta": case["base"]}}, "x")
+    assert found.contract.model.rope_scaling == RopeScaling(**case["scaling"])
 
 
 def test_every_field_has_an_origin():

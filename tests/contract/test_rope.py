@@ -1,8 +1,9 @@
 """Frequencies against those of transformers, whose numbers lie in rope_of_transformers.json.
 
 They are those of `LlamaRotaryEmbedding(config)` of transformers 5.24 in float32, for a `LlamaConfig` with 2 heads of 16
-and `rope_parameters` as they stand there beside `rope_theta`: its `inv_freq`, its `attention_scaling`, and the first
-half of what it returns for the positions. For `logits` see tests/parity/reference/test_rope.py.
+and `rope_parameters` as in `rope`, beside `rope_theta` as in `base`: its `inv_freq`, its `attention_scaling`, and the
+first half of what it returns for the positions. `scaling` is what a contract says of the same model. For `logits` see
+tests/parity/reference/test_rope.py.
 """
 
 import json
@@ -22,19 +23,6 @@ LLAMA3 = RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=
 YARN = RopeScaling("yarn", 16.0, 4096, beta_fast=32.0, beta_slow=1.0, attention_factor=yarn_magnitude(16.0))
 
 
-def scaling_of(case):
-    """The contract's facts of a case; what YaRN leaves out takes the default of transformers."""
-    rope = case["rope"]
-    if rope["rope_type"] == "linear":
-        return RopeScaling("linear", rope["factor"])
-    context = rope["original_max_position_embeddings"]
-    if rope["rope_type"] == "llama3":
-        bounds = {name: rope[name] for name in ("low_freq_factor", "high_freq_factor")}
-        return RopeScaling("llama3", rope["factor"], context, **bounds)
-    betas = {"beta_fast": rope.get("beta_fast", 32.0), "beta_slow": rope.get("beta_slow", 1.0)}
-    return RopeScaling("yarn", rope["factor"], context, **betas, attention_factor=float.fromhex(case["magnitude"]))
-
-
 @pytest.fixture(params=CASES, ids=str)
 def case(request):
     return CASES[request.param]
@@ -42,7 +30,9 @@ def case(request):
 
 def test_the_frequencies_are_those_of_transformers(case):
     expected = [float.fromhex(frequency) for frequency in case["frequencies"]]
-    np.testing.assert_allclose(rope_of(case["base"], 16, scaling_of(case)).frequencies, expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        rope_of(case["base"], 16, RopeScaling(**case["scaling"])).frequencies, expected, rtol=1e-6
+    )
 
 
 def test_without_scaling_they_fall_from_1_by_powers_of_the_base():

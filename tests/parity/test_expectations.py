@@ -7,7 +7,7 @@ from conform.contract.finding import Finding
 from conform.core.errors import InputError
 from conform.core.runtime import RuntimeFault
 from conform.parity.expectations import Expectations, Pin, expectations_of, problems_of, read_expectations
-from conform.parity.verdict import RUNGS, Measurement, Verdict, blocked, faulted, judged, not_run
+from conform.parity.verdict import RUNGS, Measurement, Verdict, blocked, faulted, judged, not_run, waived
 
 TODAY = datetime.date(2026, 11, 25)
 NMSE = Measurement("NMSE of logits", 2e-9, 1e-6)
@@ -27,6 +27,12 @@ def accepted(*verdicts):
     """What --write-expect writes for these, with a reason for each."""
     expected = expectations_of(verdicts, TODAY)
     return replace(expected, deviation=tuple(replace(d, reason="issue 7") for d in expected.deviation))
+
+
+def test_a_rung_that_was_waived_needs_no_excuse():
+    healthy = verdict(waived("source", "not required"))
+    assert accepted(healthy).deviation == ()
+    assert problems_of(healthy, Expectations(), TODAY) == []
 
 
 def test_what_was_written_accepts_exactly_that_verdict():

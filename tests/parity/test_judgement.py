@@ -3,16 +3,20 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 
+from conform.contract.spec import RopeScaling
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.files.digest import file_sha256
+from conform.core.metadata import f32
 from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step, View
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.judgement import judge
 from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import open_tokenizer
+from conform.parity.selftest.mutants import FileMutant, write_mutant
 from conform.parity.verdict import RUNGS
 
 
@@ -38,6 +42,97 @@ def test_a_healthy_file_conforms(request, judged_file, make_gguf, make_checkpoin
     assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
     assert [rung.rung for rung in verdict.rungs if not rung.compared] == ["source"]
     assert verdict.implementation.kl < 1e-3
+
+
+SCALINGS = {
+    "linear": RopeScaling("linear", 2.5),
+    "llama3": RopeScaling("llama3", 4.0, 32, low_freq_factor=0.5, high_freq_factor=3.0),
+    "yarn": RopeScaling("yarn", 4.0, 64, beta_fast=32.0, beta_slow=1.0, attention_factor=1.5),
+}
+
+
+@pytest.fixture
+def scaled(micro):
+    def make(name, **changes):
+        changes["rope_scaling"] = SCALINGS[name]
+        return dataclasses.replace(micro, model=dataclasses.replace(micro.model, **changes))
+
+    return make
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_a_file_with_scaled_positions_conforms(judged_file, make_gguf, make_checkpoint, scaled, name):
+    contract = scaled(name)
+    verdict = judged_file(make_gguf(contract, "f16"), make_checkpoint(contract))
+    assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
+    assert verdict.implementation.kl < 1e-3
+
+
+@pytest.mark.parametrize("head_dim", [32, 128])
+def test_heads_need_not_divide_the_hidden_width(judged_file, make_gguf, make_checkpoint, micro, head_dim):
+    model = dataclasses.replace(micro.model, head_dim=head_dim, rope_dim=head_dim)
+    contract = dataclasses.replace(micro, model=model)
+    verdict = judged_file(make_gguf(contract, "f16"), make_checkpoint(contract))
+    assert verdict.passed, [(rung.rung, rung.reason) for rung in verdict.rungs if not rung.passed]
+
+
+def other_factor(draft):
+    draft.metadata["llama.rope.scaling.factor"] = f32(4)
+    return True
+
+
+def no_scaling(draft):
+    draft.metadata = {key: value for key, value in draft.metadata.items() if ".rope.scaling." not in key}
+    draft.tensors = {name: tensor for name, tensor in draft.tensors.items() if name != "rope_freqs.weight"}
+    return True
+
+
+def other_factors(draft):
+    _, _, packed = draft.tensors["rope_freqs.weight"]
+    draft.replace("rope_freqs.weight", (packed.view("<f4") ** np.float32(0.5)).view(np.uint8))
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "plant", "broken"),
+    [
+        ("linear", no_scaling, {"file", "quantisation"}),
+        ("linear", other_factor, {"file", "quantisation"}),
+        ("llama3", no_scaling, {"file", "weights", "quantisation"}),
+        ("llama3", other_factors, {"file", "weights", "quantisation"}),
+        ("yarn", no_scaling, {"file", "quantisation"}),
+    ],
+)
+def test_a_file_scaled_in_another_way_is_found_out(
+    judged_file, make_gguf, make_checkpoint, registry, scaled, tmp_path, name, plant, broken
+):
+    contract = scaled(name)
+    file = open_gguf(make_gguf(contract, "f16"), registry)
+    assert write_mutant(FileMutant(name, name, "file", plant), file, tmp_path / "mutant.gguf")
+    verdict = judged_file(tmp_path / "mutant.gguf", make_checkpoint(contract))
+    failed = {rung.rung for rung in verdict.rungs if rung.compared and not rung.passed}
+    # The runtime computes what the file says; what held-out text loses by it depends on the weights.
+    assert failed - {"likelihood"} == broken
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("linear", "factor := float64(c.Scaling.Factor)", "factor := 1.0"),
+        ("llama3", "if factors != nil {", "if len(factors) == 1 {"),
+        ("yarn", "r.Magnitude *= 0.1*math.Log(factor) + 1", "r.Magnitude *= 1"),
+        ("yarn", "yarnBetaFast = 32", "yarnBetaFast = 2"),
+    ],
+)
+def test_a_runtime_that_scales_in_another_way_is_found_out(
+    judged_file, make_gguf, make_checkpoint, mutated_goref, scaled, tmp_path, name, old, new
+):
+    contract = scaled(name)
+    program = mutated_goref(tmp_path, [("internal/model/rope.go", old, new)])
+    rungs = by_rung(judged_file(make_gguf(contract, "f16"), make_checkpoint(contract), program))
+    assert rungs["file"].passed
+    assert rungs["weights"].passed
+    assert not rungs["implementation"].passed
 
 
 TYPES = ("q8_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "iq4_nl", "iq4_xs")

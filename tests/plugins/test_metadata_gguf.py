@@ -1,8 +1,10 @@
 import dataclasses
+import math
 
 import pytest
 
 from conform.contract.load import load_contract
+from conform.contract.spec import RopeScaling
 from conform.core.gguf.types import ValueType
 from conform.core.metadata import ExportFacts
 from conform.core.quantizer import Layout
@@ -32,7 +34,7 @@ F16 = Layout(1, 1)
 
 def keys(contract="nano", layouts=(F16,), **changes):
     facts = ExportFacts(
-        contract=load_contract(contract),
+        contract=load_contract(contract) if isinstance(contract, str) else contract,
         vocabulary=dataclasses.replace(VOCABULARY, **changes),
         checkpoint_digest="c" * 64,
         alignment=32,
@@ -68,6 +70,35 @@ def test_the_architecture_names_its_keys(contract, prefix):
         assert (found[f"{prefix}.{key}"].kind, found[f"{prefix}.{key}"].value) == (ValueType.UINT32, value)
     assert found[f"{prefix}.rope.freq_base"].value == 10000.0
     assert found[f"{prefix}.attention.layer_norm_rms_epsilon"].value == 1e-5
+
+
+def scaling_keys(scaling, architecture="llama"):
+    nano = load_contract("nano")
+    model = dataclasses.replace(nano.model, architecture=architecture, rope_scaling=scaling)
+    found = keys(dataclasses.replace(nano, model=model))
+    prefix = f"{architecture}.rope.scaling."
+    return {key.removeprefix(prefix): value.value for key, value in found.items() if key.startswith(prefix)}
+
+
+def test_without_scaling_no_key_speaks_of_it():
+    assert scaling_keys(None) == {}
+
+
+def test_linear_scaling_is_a_type_and_a_factor():
+    assert scaling_keys(RopeScaling("linear", 2.5), "bitnet-b1.58") == {"type": "linear", "factor": 2.5}
+
+
+def test_the_scaling_of_llama_3_is_a_tensor_and_no_key():
+    assert scaling_keys(RopeScaling("llama3", 8.0, 64, low_freq_factor=1.0, high_freq_factor=4.0)) == {}
+
+
+def test_yarn_states_its_magnitude_over_that_which_a_runtime_computes():
+    scaling = RopeScaling("yarn", math.e**2, 64, beta_fast=32.0, beta_slow=1.0, attention_factor=1.5)
+    found = scaling_keys(scaling)
+    assert found.pop("factor") == pytest.approx(math.e**2)
+    assert found.pop("attn_factor") == pytest.approx(1.5 / 1.2)
+    bounds = {"yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0}
+    assert found == {"type": "yarn", "original_context_length": 64, **bounds}
 
 
 def test_the_tokenizer_is_complete():

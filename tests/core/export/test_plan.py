@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from conform.contract.inventory import inventory
+from conform.contract.rope import frequency_factors
+from conform.contract.spec import RopeScaling
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.codec import Codec
 from conform.core.errors import PlanError, PluginError, QuantizeError
@@ -76,6 +78,19 @@ def test_a_plan_reads_no_weight(plan, checkpoint, micro):
         file.truncate(size - 1000)
         file.truncate(size)  # the same size, other values
     assert plan(checkpoint, micro).weights == micro.model.parameters
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "f16"])
+def test_factors_of_frequencies_are_planned_as_f32_whatever_is_asked_for(plan, checkpoint, micro, quant):
+    scaling = RopeScaling("llama3", 8.0, 64, low_freq_factor=1.0, high_freq_factor=4.0)
+    scaled = dataclasses.replace(micro, model=dataclasses.replace(micro.model, rope_scaling=scaling))
+    made = plan(checkpoint, scaled, quant, overrides=[TypeOverride("*", "f16")])
+    first = made.tensors[0]
+    assert (first.spec.gguf_name, first.codec.name, first.nbytes, first.offset) == ("rope_freqs.weight", "f32", 64, 0)
+    assert first.derived.tolist() == pytest.approx(frequency_factors(10000.0, 32, scaling), rel=1e-7)
+    assert made.weights == scaled.model.parameters
+    with pytest.raises(PlanError, match="matches no tensor"):
+        plan(checkpoint, scaled, quant, overrides=[TypeOverride("rope_freqs", "f16")])
 
 
 def test_transforms_follow_architecture_and_kind(plan, checkpoint, micro, tmp_path, tokenizer_bytes):

@@ -15,9 +15,12 @@ import pytest
 import sentencepiece
 from click.testing import CliRunner
 
+from conform.core.checkpoint.sidecar import read_sidecar, write_sidecar
 from conform.core.errors import ConformError
+from conform.parity import source_check
 from conform.parity.cli.parity import parity
 from conform.parity.questions.prompts import PROSE
+from conform.parity.source_check import check_source
 from conform.plugins.host import load_registry
 
 FEW = ["--max-tokens=4", "--positions=6", "--longest=24", "--timeout=30"]
@@ -83,6 +86,30 @@ def test_json_alone_prints_nothing_else(gguf, goref):
     assert status == 0
     start = output.index("{")
     assert json.loads(output[start:])["conforms"] is True
+
+
+@pytest.fixture
+def strangers(gguf, make_checkpoint, micro_ternary, tmp_path, monkeypatch):
+    """The file beside its checkpoint, which conform did not train, where transformers is not installed."""
+    check_source.cache_clear()
+    monkeypatch.setattr(source_check, "library_is_installed", lambda: False)
+    shutil.copytree(make_checkpoint(micro_ternary), tmp_path, dirs_exist_ok=True)
+    sidecar = read_sidecar(tmp_path)
+    write_sidecar(tmp_path, replace(sidecar, trainer=None))
+    yield tmp_path / gguf.name
+    check_source.cache_clear()
+
+
+def test_a_source_that_cannot_be_checked_does_not_conform_unless_it_is_assumed(strangers, goref, tmp_path):
+    status, output, _ = run(strangers, "--go-bin", goref, *FEW)
+    assert status == 1
+    assert "does not conform: source: source not checked: transformers is not installed: pip install" in output
+    report = tmp_path / "verdict.json"
+    status, output, _ = run(strangers, "--go-bin", goref, "--assume-source", *FEW, "--json", report)
+    assert status == 0
+    assert re.search(r"source +waived +assumed, as --assume-source says", output)
+    (verdict,) = json.loads(report.read_text())["verdicts"]
+    assert verdict["receipt"]["source"]["waived"] is True
 
 
 def test_a_runtime_that_fails_gives_one(gguf, tmp_path):

@@ -76,19 +76,6 @@ def sines():
     return Sines(tensors)
 
 
-def scaling_of(case):
-    """The contract's facts of a case; what YaRN leaves out takes the default of transformers."""
-    rope = case["rope"]
-    if rope["rope_type"] == "linear":
-        return RopeScaling("linear", rope["factor"])
-    context = rope["original_max_position_embeddings"]
-    if rope["rope_type"] == "llama3":
-        bounds = {name: rope[name] for name in ("low_freq_factor", "high_freq_factor")}
-        return RopeScaling("llama3", rope["factor"], context, **bounds)
-    betas = {"beta_fast": rope.get("beta_fast", 32.0), "beta_slow": rope.get("beta_slow", 1.0)}
-    return RopeScaling("yarn", rope["factor"], context, **betas, attention_factor=float.fromhex(case["magnitude"]))
-
-
 def logits(model, weights):
     reference = Reference(dimensions_of_model(model), weights)
     return reference.logits(reference.hidden([IDS])[0][-1:])[0]
@@ -97,7 +84,7 @@ def logits(model, weights):
 @pytest.mark.parametrize("name", CASES)
 def test_the_logits_are_those_of_transformers(sines, name):
     case = CASES[name]
-    model = dataclasses.replace(MODEL, rope_base=case["base"], rope_scaling=scaling_of(case))
+    model = dataclasses.replace(MODEL, rope_base=case["base"], rope_scaling=RopeScaling(**case["scaling"]))
     expected = np.array([float.fromhex(value) for value in case["logits"]])
     np.testing.assert_allclose(logits(model, sines), expected, atol=TOLERANCE * np.abs(expected).max())
 
@@ -105,8 +92,8 @@ def test_the_logits_are_those_of_transformers(sines, name):
 @pytest.mark.parametrize("name", CASES)
 def test_the_logits_tell_scaling_from_none_and_its_factor_from_another(sines, name):
     case = CASES[name]
-    model = dataclasses.replace(MODEL, rope_base=case["base"], rope_scaling=scaling_of(case))
-    other = dataclasses.replace(scaling_of(case), factor=1.5 * case["rope"]["factor"])
+    model = dataclasses.replace(MODEL, rope_base=case["base"], rope_scaling=RopeScaling(**case["scaling"]))
+    other = dataclasses.replace(RopeScaling(**case["scaling"]), factor=1.5 * case["rope"]["factor"])
     expected = logits(model, sines)
     for wrong in (None, other):
         found = logits(dataclasses.replace(model, rope_scaling=wrong), sines)

@@ -60,4 +60,4 @@ def test_an_implementation_that_cannot_run_the_checkpoint_is_a_failure():
 def test_what_is_waived_says_why_and_what_was_not_done(tried):
     result = judge_source(UncheckedSource("it is not installed", tried, "assumed, as --assume-source says"))
     assert (result.status, result.blocks) == ("waived", False)
-    assert result.reason == "assumed, as --assume-source says: it is not installed"
+    assert (result.reason, result.notes) == ("assumed, as --assume-source says", ("it is not installed",))

@@ -1,5 +1,7 @@
 """Every planted fault of a file is caught by the rung that it breaks, on the real Go runtime, and by how much."""
 
+import dataclasses
+
 import pytest
 
 from conform.core.errors import GGUFError
@@ -67,6 +69,13 @@ def test_no_fault_planted_gives_the_same_tensors(make_gguf, micro, registry, tmp
     same = open_gguf(tmp_path / "same.gguf", registry)
     assert same.metadata == file.metadata
     assert all((same.packed(name) == file.packed(name)).all() for name in file.tensors)
+
+
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+def test_the_rope_base_is_another_than_the_file_s(make_gguf, micro, registry, tmp_path, base):
+    contract = dataclasses.replace(micro, model=dataclasses.replace(micro.model, rope_base=base))
+    write_mutant(MUTANTS["rope-base"], open_gguf(make_gguf(contract, "f16"), registry), tmp_path / "m.gguf")
+    assert open_gguf(tmp_path / "m.gguf", registry).metadata["llama.rope.freq_base"] == 50 * base
 
 
 def test_a_fault_that_does_not_apply_writes_nothing(make_gguf, micro, registry, tmp_path):

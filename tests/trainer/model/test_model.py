@@ -1,5 +1,7 @@
 import dataclasses
 import hashlib
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from conform.contract.check import TensorSeen, check_tensors
 from conform.contract.load import load_contract
+from conform.contract.spec import RopeScaling
 from conform.trainer.config import TrainConfig
 from conform.trainer.distributed.fsdp import build_model
 from conform.trainer.distributed.world import World
@@ -23,7 +26,9 @@ VARIANTS = {
     "ternary": dataclasses.replace(SMALL, linear="ternary"),
     "bitnet": dataclasses.replace(SMALL, architecture="bitnet-b1.58", linear="ternary", sub_norms=True),
     "part of a head rotates": dataclasses.replace(SMALL, rope_dim=8),
+    "scaled positions": dataclasses.replace(SMALL, rope_scaling=RopeScaling("linear", 2.5)),
 }
+TRANSFORMERS = json.loads((Path(__file__).parents[2] / "contract/rope_of_transformers.json").read_text())
 TOKENS = torch.randint(0, SMALL.vocab, (2, 33), generator=torch.Generator().manual_seed(5))
 INPUTS, TARGETS = TOKENS[:, :-1], TOKENS[:, 1:]
 
@@ -137,6 +142,32 @@ def test_rotation_turns_the_pairs_i_and_i_plus_half():
     angles = torch.arange(5.0)[:, None] * 10000.0 ** (-torch.arange(8.0) / 8)
     turned = as_complex * torch.polar(torch.ones_like(angles), angles)
     torch.testing.assert_close(rotate(x, table), torch.cat((turned.real, turned.imag), dim=-1))
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_scaled_positions_turn_as_in_transformers(case):
+    """Its angles are float32 products, so that they are off by some 1e-7 of themselves."""
+    spec = dataclasses.replace(SMALL, rope_base=case["base"], rope_scaling=RopeScaling(**case["scaling"]))
+    table = rotary_table(spec, max(case["positions"]) + 1, torch.device("cpu"))
+    for found, name in zip(table, ("cos", "sin"), strict=True):
+        expected = torch.tensor([[float.fromhex(value) for value in row] for row in case[name]])
+        torch.testing.assert_close(found[case["positions"]], expected, rtol=0, atol=2e-4)
+        torch.testing.assert_close(found[case["positions"][:3]], expected[:3], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_the_logits_with_scaled_positions_are_those_of_transformers(case):
+    """The model, its weights and the tokens are those that tests/parity/reference/test_rope.py describes."""
+    sizes = {"hidden": 24, "heads": 2, "kv_heads": 1, "ffn": 20, "vocab": 20, "layers": 2, "norm_eps": 1e-5}
+    scaling = RopeScaling(**case["scaling"])
+    model = Llama(dataclasses.replace(SMALL, **sizes, rope_base=case["base"], rope_scaling=scaling))
+    for number, (_, parameter) in enumerate(sorted(model.named_parameters())):
+        k = torch.arange(parameter.numel(), dtype=torch.float64)
+        values = torch.sin(k * k * 0.37 + k + number) + (parameter.ndim == 1)
+        parameter.data.copy_(values.reshape(parameter.shape))
+    tokens = torch.tensor([[(7 * k * k + 3 * k) % 20 for k in range(60)]])
+    expected = torch.tensor([float.fromhex(value) for value in case["logits"]])
+    torch.testing.assert_close(model(tokens)[0, -1], expected, rtol=0, atol=2e-4)
 
 
 def test_scores_depend_on_distance_alone():
