@@ -37,6 +37,8 @@ PLACES = {
     "core/cli/test_main.py::test_what_the_system": "slow",
     "core/export/test_run.py::test_a_disk_that_is_full": "slow",
     "core/export/test_run.py::test_a_killed_export": "slow",
+    "core/tokenizer/test_pre.py": "slow",
+    "core/tokenizer/test_pre_words.py": "slow",
     "core/verify/test_single_changes.py": "slow",
     "plugins/quantizers/test_conversion.py::test_the_bytes_are_the_same_on_every_machine": "slow",
     "plugins/quantizers/test_lanes.py::test_what_is_written": "slow",
