@@ -100,6 +100,15 @@ def llama_of_another_head_size(folder):
     write(folder, "Llama", head_dim=128)
 
 
+def llama_scaled_as_llama3(folder):
+    bounds = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    write(folder, "Llama", rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, **bounds})
+
+
+def llama_scaled_linearly(folder):
+    write(folder, "Llama", rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})
+
+
 def llama_ternary(folder):
     write(folder, "Llama")
     quantised_by(folder, quant_method="bitnet", linear_class="autobitlinear", quantization_mode="online")
@@ -151,6 +160,8 @@ def bitnet_loose(folder):
 CASES = [
     (llama, "q8_0"),
     (llama_of_another_head_size, "iq4_nl"),
+    (llama_scaled_as_llama3, "q8_0"),
+    (llama_scaled_linearly, "f16"),
     (llama_ternary, "i2_s"),
     (llama_fp8, "bf16"),
     (llama_byte_level, "q8_0"),
