@@ -50,6 +50,11 @@ class SourceCheck:
     versions: Mapping[str, str]
     config_sha256: str = ""
 
+    @property
+    def library(self) -> str:
+        """The other implementation, its version and class; "" where it did not answer."""
+        return self.seen.library if isinstance(self.seen, CheckedSource) else ""
+
 
 def source_sequences(source: Source, tokenizer: PromptTokenizer | None, longest: int) -> tuple[SourceSequence, ...]:
     """Prose, where a tokenizer says which ids it has, and random ids; none longer than `longest` or the context."""
