@@ -46,8 +46,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """A contract, how the weights beside it are stored, the origin of each field, and the keys that decide nothing."""
+    """A contract, how the weights beside it are stored, the origin of each field, and the keys that decide nothing.
 
+    `family` is the configuration's model_type.
+    """
+
+    family: str
     contract: Contract
     stored: Stored
     origins: tuple[Origin, ...]
@@ -56,14 +60,15 @@ class Inference:
     @property
     def summary(self) -> str:
         """One line: what was understood of the arithmetic and the tokenizer, and what was ignored."""
-        model, tokenizer = self.contract.model, self.contract.tokenizer
+        model = self.contract.model
+        family = "" if self.family == model.architecture else f"{self.family} as "
         scaling = model.rope_scaling
         facts = (
-            f"{model.architecture}, {model.linear} linear layers ({self.stored.weights})",
+            f"{family}{model.architecture}, {model.linear} linear layers ({self.stored.weights})",
             f"RoPE base {model.rope_base:g}" + (f" scaled ×{scaling.factor:g} by {scaling.kind}" if scaling else ""),
             f"norm eps {model.norm_eps:g}",
             f"output {'tied' if model.tied_embeddings else 'of its own'}",
-            f"{tokenizer.model} tokenizer, add_bos {str(tokenizer.add_bos).lower()}",
+            _tokenizer_in_words(self.contract.tokenizer),
             f"ignored {', '.join(ignored.key[:80] for ignored in self.ignored) or 'nothing'}",
         )
         return "; ".join(facts)
@@ -107,7 +112,15 @@ def infer_contract(
     ]
     values = {section: {key: _plain(fact.value) for key, fact in facts.items()} for section, facts in sections.items()}
     contract = from_mapping(Contract, {"name": name, "why": _WHY, **values}, where)
-    return Inference(contract, stored, tuple(origins), (*ignored, *_overruled_ids(config, tokenizer)))
+    return Inference(
+        config[_MODEL_TYPE], contract, stored, tuple(origins), (*ignored, *_overruled_ids(config, tokenizer))
+    )
+
+
+def _tokenizer_in_words(tokenizer: TokenizerSpec) -> str:
+    kind = f"byte-level tokenizer ({tokenizer.pre})" if tokenizer.pre else "SentencePiece tokenizer"
+    around = [word for word, added in (("BOS", tokenizer.add_bos), ("EOS", tokenizer.add_eos)) if added]
+    return f"{kind} adding {' and '.join(around) or 'nothing'}"
 
 
 def _recipe(settings: Settings) -> dict[str, Decided[Any]]:

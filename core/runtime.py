@@ -21,6 +21,7 @@ __all__ = [
     "RuntimeFault",
     "Sampling",
     "Step",
+    "View",
 ]
 
 FaultKind: TypeAlias = Literal["refused", "crashed", "timed out", "answered wrongly"]
@@ -110,8 +111,38 @@ class Identity:
     digests: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """What of a runtime can be observed beside the text that it prints; what is not in view is never asked for.
+
+    `ids`: the tokens of a text. `logprobs`: how many of the best tokens come with their log-probabilities. `logits`:
+    the logits of the whole vocabulary. `hidden`: single steps with the final hidden state. `layers`: the intermediate
+    vectors of each layer. `tensors`: what the runtime makes of a stored tensor. A runtime may still be unable to tell.
+    """
+
+    ids: bool = False
+    logprobs: int = 0
+    logits: bool = False
+    hidden: bool = False
+    layers: bool = False
+    tensors: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is in view, in words, from the text inwards."""
+        found = {
+            "ids": self.ids,
+            f"best {self.logprobs} logprobs": self.logprobs > 0,
+            "logits": self.logits,
+            "hidden state": self.hidden,
+            "layers": self.layers,
+            "tensors": self.tensors,
+        }
+        return ("text", *(name for name, seen in found.items() if seen))
+
+
 class Runtime(Protocol):
-    """A runtime with one model. Every call starts afresh, so that calls may run side by side.
+    """A runtime with one model. No call depends on those before, and calls may be made side by side.
 
     Each method raises RuntimeFault when the runtime does not answer as it must.
     """
@@ -124,6 +155,15 @@ class Runtime(Protocol):
     @property
     def generator(self) -> Generator:
         """The generator that seeded sampling uses."""
+        ...
+
+    @property
+    def view(self) -> View:
+        """What can be observed of it."""
+        ...
+
+    def close(self) -> None:
+        """End whatever still runs for it; a later question may start it again."""
         ...
 
     def answer(self, request: Request) -> Answer:

@@ -75,7 +75,9 @@ class Candidate:
         if self.launcher is None:
             return replace(self, file=file)
         launcher = self.launcher.kept(custody)
-        return replace(self, file=file, launcher=launcher, runtime=launcher.open(file))
+        runtime = launcher.open(file)
+        custody.at_end(runtime.close)
+        return replace(self, file=file, launcher=launcher, runtime=runtime)
 
 
 def open_candidate(

@@ -10,7 +10,8 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +62,8 @@ class Custody:
         self.folder = self._root / "work"
         self.folder.mkdir()
         self._kept: list[tuple[Kept, _Identity]] = []
+        self._at_end = ExitStack()
+        self._at_end.callback(shutil.rmtree, self._root, ignore_errors=True)
 
     def __enter__(self) -> "Custody":
         return self
@@ -68,12 +71,16 @@ class Custody:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        self._at_end.close()
 
     @property
     def kept(self) -> tuple[Kept, ...]:
         """Every file, in the order in which they came."""
         return tuple(kept for kept, _ in self._kept)
+
+    def at_end(self, end: Callable[[], None]) -> None:
+        """Call this at the end, before the folder goes: what still runs in it must end first."""
+        self._at_end.callback(end)
 
     def keep_program(self, program: Path, companions: Sequence[Path] = ()) -> Kept:
         """The program with the tools beside it; they stay together, copied only if each can run from elsewhere."""

@@ -12,9 +12,8 @@ from conform.contract.rope import FACTOR_TOLERANCE
 from conform.core.errors import InputError
 from conform.core.quantizer import Float32
 from conform.core.runtime import Request, RuntimeFault
-from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.verify import verify_file
-from conform.core.verify.source import check_pieces, origin_digests
+from conform.core.verify.source import check_tokenizer, origin_digests
 from conform.parity.candidate import Candidate, Source
 from conform.parity.comparison import Comparison, Question, compare, joined
 from conform.parity.observation import Observation
@@ -65,9 +64,7 @@ class Evidence:
         try:
             violations = list(verify_file(file.path, self._candidate.registry, self._candidate.contract).findings)
             if source and source.checkpoint.tokenizer_path:
-                violations += check_pieces(
-                    file, tokenizer_of(source.checkpoint.tokenizer_path, source.contract).vocabulary
-                )
+                violations += check_tokenizer(file, source.checkpoint.tokenizer_path, source.contract)
         except InputError as error:
             violations = [Finding("error", str(file.path), "a file that can be checked", str(error))]
         entries = len(file.tensors) + len(file.metadata)

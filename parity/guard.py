@@ -20,6 +20,7 @@ from conform.core.runtime import (
     RuntimeDriver,
     RuntimeFault,
     Step,
+    View,
 )
 
 __all__ = ["GuardedRuntime", "companions_of", "open_guarded"]
@@ -67,6 +68,16 @@ class GuardedRuntime:
     def generator(self) -> Generator:
         """See Runtime."""
         return self._ask("generator", lambda: self.runtime.generator)
+
+    @property
+    def view(self) -> View:
+        """See Runtime."""
+        return self._ask("view", lambda: self.runtime.view)
+
+    def close(self) -> None:
+        """See Runtime; also after a question that timed out."""
+        with _guarded(self.who, "close"):
+            self.runtime.close()
 
     def answer(self, request: Request) -> Answer:
         """See Runtime."""

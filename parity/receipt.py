@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from conform.core.files.digest import file_sha256
-from conform.core.runtime import Limits
+from conform.core.runtime import Limits, Runtime, RuntimeFault
 from conform.parity.candidate import Candidate
 from conform.parity.custody import Kept
 from conform.parity.questions.sequences import Scope, WatchedSequence
@@ -62,15 +62,29 @@ def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, A
 
 def _runtime(candidate: Candidate, programs: Sequence[Kept]) -> dict[str, Any]:
     """The program and its companions as they were kept; one that runs in conform's own process names itself."""
-    identity = candidate.runtime.identity
+    identity, view = candidate.runtime.identity, _view(candidate.runtime)
     if not programs:
-        return {"driver": identity.driver, "program": identity.program, "sha256": dict(identity.digests)}
+        return {
+            "driver": identity.driver,
+            "program": identity.program,
+            "sha256": dict(identity.digests),
+            "view": view,
+        }
     return {
         "driver": identity.driver,
         "program": str(programs[0].original),
         "sha256": {program.original.name: program.sha256 for program in programs},
         "judged": _how(programs[0]),
+        "view": view,
     }
+
+
+def _view(runtime: Runtime) -> list[str] | None:
+    """What could be observed; None of a runtime that does not say."""
+    try:
+        return list(runtime.view.names)
+    except RuntimeFault:
+        return None
 
 
 def _how(kept: Kept) -> str:

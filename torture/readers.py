@@ -111,12 +111,34 @@ def _vocabulary(folder: Path) -> None:
     check_vocabulary(read_vocabulary(folder / "tokenizer.model"), load_contract("tiny"))
 
 
+def _byte_level(folder: Path) -> None:
+    from conform.contract.load import load_contract
+    from conform.core.tokenizer.tokenizer import tokenizer_of
+
+    tokenizer_of(folder / "tokenizer.json", load_contract("tiny"))
+
+
+def _byte_level_prompts(folder: Path) -> None:
+    from conform.parity.questions.tokenizer import open_tokenizer
+
+    open_tokenizer(folder / "tokenizer.json", None).ids("The 12th of 東京\n <tool>")
+
+
 def _tokenizer(folder: Path) -> None:
     from conform.trainer.tokenizer.check import check_tokenizer
     from conform.trainer.tokenizer.recipe import semantic_digest
 
     check_tokenizer(folder)
     semantic_digest(folder)
+
+
+def _settings(folder: Path) -> None:
+    from conform.contract.load import load_contract
+    from conform.core.tokenizer.infer import infer_tokenizer
+    from conform.core.tokenizer.tokenizer import tokenizer_of
+
+    infer_tokenizer(folder, 330)
+    _sent(folder, tokenizer_of(folder / "tokenizer.model", load_contract("tiny")).findings)
 
 
 def _prompts(folder: Path) -> None:
@@ -343,8 +365,16 @@ READERS = (
     Reader("safetensors index", "sharded", "model.safetensors.index.json", _shards, json_values),
     Reader("config.json", "model", "config.json", _hf_config, json_values),
     Reader("vocabulary", "tokenizer", "tokenizer.model", _vocabulary, protobuf_fields),
+    Reader("tokenizer settings", "settings", "tokenizer_config.json", _settings, json_values),
+    Reader("special tokens", "settings", "special_tokens_map.json", _settings, json_values),
+    Reader("added tokens", "settings", "added_tokens.json", _settings, json_values),
+    Reader("generation settings", "settings", "generation_config.json", _settings, json_values),
+    Reader("tokenizer pipeline", "settings", "tokenizer.json", _settings, json_values),
+    Reader("chat template", "settings", "chat_template.jinja", _settings),
     Reader("tokenizer check", "tokenizer", "tokenizer.model", _tokenizer, protobuf_fields),
     Reader("prompt tokenizer", "tokenizer", "tokenizer.model", _prompts, protobuf_fields),
+    Reader("tokenizer.json", "bytelevel", "tokenizer.json", _byte_level, json_values),
+    Reader("prompt tokenizer.json", "bytelevel", "tokenizer.json", _byte_level_prompts, json_values),
     Reader("gguf", "model", "model.gguf", _gguf, gguf_parts),
     Reader("gguf i2_s", "wide", "model.gguf", _gguf, gguf_parts),
     Reader("repack", "wide", "model.gguf", _repack, gguf_parts),

@@ -29,6 +29,7 @@ from conform.contract.load import load_contract
 from conform.contract.spec import Contract
 from conform.core.export.cost import Cost
 from conform.core.export.journal import ExportJournal
+from conform.core.tokenizer.tokenizer import read_vocabulary
 from conform.trainer.data.journal import BuildJournal, Progress
 from conform.trainer.data.manifest import SPLITS, Shard
 from conform.trainer.importance.measure import SquareSums, write_partial
@@ -60,7 +61,7 @@ def main() -> None:
 
 def _make(work: Path) -> None:
     corpus = work / "corpus"
-    for name in ("text", "contract", "config", "legacy", "wide", "journal"):
+    for name in ("text", "contract", "config", "legacy", "wide", "journal", "bytelevel"):
         (corpus / name).mkdir(parents=True)
     _write_texts(corpus / "text")
     contract = _contract("small", _SMALL)
@@ -69,6 +70,8 @@ def _make(work: Path) -> None:
     (corpus / "config/config.toml").write_text(settings)
     _conform(work, "tokenizer", "train", "--input", "corpus/text/a.txt", "--vocab", "320", "-o", "tokenizer")
     shutil.copytree(work / "tokenizer", corpus / "tokenizer")
+    _write_byte_level(corpus / "text/a.txt", corpus / "bytelevel/tokenizer.json")
+    _write_settings(work / "tokenizer/tokenizer.model", corpus / "settings")
     _conform(
         *(work, "data", "build", "--input", "corpus/text/lines.jsonl", "--tokenizer", "tokenizer"),
         *("-o", "corpus/data", "--shard-tokens", "2000", "--held-out", "0.2"),
@@ -117,6 +120,57 @@ def _write_texts(folder: Path) -> None:
 
     (folder / "a.txt.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
     parquet.write_table(pyarrow.table({"text": lines}), folder / "rows.parquet")
+
+
+def _write_byte_level(text: Path, target: Path) -> None:
+    """A byte-level BPE of 40 merges with an added token, and BOS before every text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=298, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False
+    )
+    tokenizer.train([str(text)], trainer)
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(target), pretty=False)
+
+
+def _write_settings(model: Path, folder: Path) -> None:
+    """A stranger's tokenizer: the same model with every file of settings beside it."""
+    folder.mkdir()
+    shutil.copy(model, folder)
+    bos, sequence = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    added = {"id": 320, "content": "<|im_end|>", "special": True, "lstrip": False, "rstrip": False}
+    files = {
+        "tokenizer_config": {
+            "add_bos_token": True,
+            "add_eos_token": False,
+            "add_prefix_space": True,
+            "bos_token": {"content": "<s>"},
+            "eos_token": "<|im_end|>",
+            "pad_token": None,
+            "added_tokens_decoder": {"320": {"content": "<|im_end|>", "special": True}},
+            "additional_special_tokens": ["<|im_end|>"],
+            "chat_template": "{{ messages }}",
+        },
+        "special_tokens_map": {"bos_token": "<s>", "unk_token": {"content": "<unk>"}},
+        "added_tokens": {"<|im_end|>": 320, "<tool>": 321},
+        "generation_config": {"bos_token_id": 1, "eos_token_id": [320, 2]},
+        "tokenizer": {
+            "added_tokens": [added],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False},
+            "post_processor": {"type": "TemplateProcessing", "single": [bos, sequence]},
+            "model": {"type": "BPE", "vocab": {p: n for n, p in enumerate(read_vocabulary(model).pieces)}},
+        },
+    }
+    for stem, content in files.items():
+        (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
 
 
 def _forget_places(record: Path) -> None:

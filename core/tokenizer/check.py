@@ -17,14 +17,17 @@ _BYTE_PIECES = frozenset(f"<0x{value:02X}>" for value in range(256))
 _OTHER = "use a tokenizer without it, or train one with `conform tokenizer train`"
 
 
-def check_model(vocabulary: Vocabulary, spec: TokenizerSpec | None = None) -> list[Finding]:
+def check_model(
+    vocabulary: Vocabulary, spec: TokenizerSpec | None = None, completed: Vocabulary | None = None
+) -> list[Finding]:
     """Everything in the model, as it was trained, by which other ids than SentencePiece's would come out.
 
-    A contract's `spec` decides about the dummy prefix, BOS, padding and control pieces.
+    A contract's `spec` decides about the dummy prefix, BOS, padding and control pieces. Special pieces are looked for
+    in the vocabulary that settings beside the model have `completed`, if it is given.
     """
     return [
         *_check_facts(vocabulary, spec),
-        *_check_special_ids(vocabulary, spec),
+        *_check_special_ids(completed or vocabulary, spec),
         *_check_kinds(vocabulary, spec),
         *_check_bytes(vocabulary),
         *_check_spelling(vocabulary),

@@ -146,5 +146,5 @@ def _check_left_out(settings: TokenizerSettings, eos: int) -> Iterator[Finding]:
         yield Finding(
             "warning", "generation_config.json", f"eos_token_id {eos}", str(list(settings.stop_ids))[:80], hint
         )
-    for what in settings.left_out:
-        yield Finding("warning", "tokenizer_config.json", "one chat template", f"{what}, left out")
+    for name, what in settings.left_out:
+        yield Finding("warning", name, "what a GGUF file of a contract holds", what, "it is left out")

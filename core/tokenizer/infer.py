@@ -13,8 +13,8 @@ from conform.core.tokenizer.vocabulary import Vocabulary
 
 __all__ = ["InferredTokenizer", "infer_tokenizer"]
 
-_ASSUMED_BOS = "no file says it; the library's tokenizer of this kind and llama.cpp put BOS before a text"
-_ASSUMED_EOS = "no file says it; the library's tokenizer of this kind and llama.cpp put no EOS behind a text"
+_ASSUMED_BOS = "no file says it; llama.cpp and transformers before 5 put BOS before a text, transformers 5 does not"
+_ASSUMED_EOS = "no file says it; neither llama.cpp nor transformers puts EOS behind a text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def _origins(whole: Vocabulary, settings: TokenizerSettings, name: str) -> dict[
         if getattr(whole, fact) is None:
             origins[fact] = assumed
         elif fact in settings.origins:
-            origins[fact] = f"{fact}_token in {settings.origins[fact]}"
+            origin = settings.origins[fact]
+            origins[fact] = f"{'post_processor' if origin == 'tokenizer.json' else f'{fact}_token'} in {origin}"
     return origins | {"sha256": "left open"}
 
 

@@ -20,17 +20,23 @@ from conform.core.tokenizer.token import AddedToken, stated_token
 __all__ = ["Pipeline", "read_pipeline"]
 
 _MARK = "\u2581"
+_ESCAPE = {"type": "Replace", "pattern": {"String": " "}, "content": _MARK}
+_DOUBLE = {"type": "Replace", "pattern": {"Regex": rf"\A{_MARK}"}, "content": 2 * _MARK}
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """None where the file leaves it to others. `bos` and `eos` are the texts that are put around a text."""
+    """None where the file leaves it to others. `bos` and `eos` are the texts that are put around a text.
+
+    `skips_leading_space`: no space is put before a text that begins with one, which no GGUF file can express.
+    """
 
     add_bos: bool | None
     add_eos: bool | None
     bos: str | None
     eos: str | None
     add_prefix_space: bool | None
+    skips_leading_space: bool
     added: tuple[AddedToken, ...]
     pieces: Mapping[str, int] | None
 
@@ -52,12 +58,15 @@ def read_pipeline(path: Path) -> Pipeline:
     where = str(path)
     file = from_mapping(_File, read_json_object(path, "a tokenizer"), where, ignore_unknown=True)
     before, behind = _template(file.post_processor, where)
+    steps = [*_steps(file.normalizer, "normalizers", where), *_steps(file.pre_tokenizer, "pretokenizers", where)]
+    prefixes = [_puts_prefix(step, where) for step in steps]
     return Pipeline(
         add_bos=None if before is None else bool(before),
         add_eos=None if behind is None else bool(behind),
         bos=before or None,
         eos=behind or None,
-        add_prefix_space=_dummy_prefix(file, where),
+        add_prefix_space=None if not steps else any(prefixes),
+        skips_leading_space=any(prefixes) and not any(map(_is_exact, steps)),
         added=tuple(_added(file.added_tokens, where)),
         pieces=_pieces(file.model, where),
     )
@@ -85,21 +94,13 @@ def _pieces(model: Mapping[str, Any] | None, where: str) -> Mapping[str, int] | 
     return vocab
 
 
-def _dummy_prefix(file: _File, where: str) -> bool | None:
-    """Whether a space is put before every text; None when nothing in the file deals with spaces."""
-    steps = [*_steps(file.normalizer, "normalizers", where), *_steps(file.pre_tokenizer, "pretokenizers", where)]
-    if not steps:
-        return None
-    prefixes = [_puts_prefix(step, where) for step in steps]
-    return True in prefixes
-
-
 def _puts_prefix(step: Mapping[str, Any], where: str) -> bool:
+    """Whether the step puts a space before every text, or before those that begin with none."""
     kind = step.get("type")
+    if step in (_ESCAPE, _DOUBLE):
+        return False
     if kind == "Prepend" and step.get("prepend") == _MARK:
         return True
-    if kind == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == _MARK:
-        return False
     if kind == "Metaspace" and step.get("replacement", _MARK) == _MARK:
         if "prepend_scheme" in step:
             return bool(step["prepend_scheme"] != "never")
@@ -108,6 +109,11 @@ def _puts_prefix(step: Mapping[str, Any], where: str) -> bool:
         f"{where}: {shown(kind)} prepares text in a way that SentencePiece with identity normalisation does not; "
         "remove the file if it does not belong to the model"
     )
+
+
+def _is_exact(step: Mapping[str, Any]) -> bool:
+    """Whether the step makes up for what Metaspace does not put before a space."""
+    return step == _DOUBLE or step.get("type") == "Prepend"
 
 
 def _template(processor: Mapping[str, Any] | None, where: str) -> tuple[str | None, str | None]:

@@ -114,16 +114,17 @@ def name_pre_tokenizer(definition: Mapping[str, Any], ignore_merges: bool) -> st
     `definition` is what a tokenizer.json says under `pre_tokenizer`. Raises ValueError when there is none.
     """
     known = [candidate for candidate in _KNOWN if candidate.ignore_merges == ignore_merges]
-    digests = {_known_digest(candidate.name): candidate.name for candidate in known}
     outline = f"its pre_tokenizer ({_outline(definition)})"
     try:
         digest = strange_words_digest(json.dumps(definition))
     except ValueError as error:
         raise ValueError(f"{outline} cannot be used: {error}") from error
-    if digest not in digests:
-        setting = f"with ignore_merges = {str(ignore_merges).lower()}"
-        raise ValueError(f"{outline} {setting} does not cut text as any of {', '.join(digests.values())} does")
-    return digests[digest]
+    for candidate in known:
+        if _known_digest(candidate.name) == digest:
+            return candidate.name
+    setting = f"with ignore_merges = {str(ignore_merges).lower()}"
+    names = ", ".join(candidate.name for candidate in known)
+    raise ValueError(f"{outline} {setting} does not cut text as any of {names} does")
 
 
 @functools.cache

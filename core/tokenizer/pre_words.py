@@ -21,7 +21,7 @@ _ALPHABET = (
     *("\u200b", "'s", "'LL", "'re", "'Ve", "'m", "'t", "'D", "'ſ"),
 )
 _RUNS = (4, 5, 7, 8)
-_SECONDS = 60
+_SECONDS = 15
 
 
 def words_digest(definition: str) -> str:
@@ -45,7 +45,7 @@ def words_digest(definition: str) -> str:
 def strange_words_digest(definition: str) -> str:
     """The same of a definition that nobody vouches for.
 
-    Raises ValueError also when the library is aborted by it, or needs more than a minute.
+    Raises ValueError also when the library is aborted by it, or needs more than a quarter of a minute.
     """
     command = [sys.executable, "-P", "-m", __name__]
     try:

@@ -41,8 +41,8 @@ _ID = re.compile(r"[0-9]{1,9}")
 class TokenizerSettings:
     """None, or nothing, where no file says it. `bos` to `pad` are texts; `stop_ids` end a generation.
 
-    `pieces` are those of tokenizer.json by text. `origins` names the file that states a fact, `left_out` what no
-    GGUF file of a contract holds.
+    `pieces` are those of tokenizer.json by text. `origins` names the file that states a fact, `left_out` is what no
+    GGUF file of a contract holds, with the file that states it.
     """
 
     add_bos: bool | None = None
@@ -57,7 +57,7 @@ class TokenizerSettings:
     added: tuple[AddedToken, ...] = ()
     pieces: Mapping[str, int] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def read_settings(folder: Path, *, with_pipeline: bool = True) -> TokenizerSettings:
@@ -100,7 +100,7 @@ class _Statements:
         self._added: dict[int, AddedToken] = {}
         self._named: dict[str, int] = {}  # by added_tokens.json, which says nothing of kinds
         self.special: set[str] = set()
-        self.left_out: list[str] = []
+        self.left_out: list[tuple[str, str]] = []
 
     def where(self, name: str) -> str:
         return str(self._folder / name)
@@ -128,7 +128,11 @@ class _Statements:
         for text, number in self._named.items():
             kind = self._added[number].special if number in self._added else text in self.special
             self.add(_ADDED, AddedToken(number, text, special=kind))
-        added = tuple(self._added[number] for number in sorted(self._added))
+        # A library makes a token special when it gives it a role, whatever the list of added tokens says.
+        added = tuple(
+            AddedToken(number, token.text, token.special or token.text in self.special)
+            for number, token in sorted(self._added.items())
+        )
         return TokenizerSettings(**self._facts, added=added, origins=self._origins, left_out=tuple(self.left_out))
 
     def _contradiction(self, name: str, fact: str, value: object, origin: str, known: object) -> CheckpointError:
@@ -234,6 +238,8 @@ def _take_pipeline(statements: _Statements, pipeline: Pipeline) -> None:
         add_prefix_space=pipeline.add_prefix_space,
         pieces=pipeline.pieces,
     )
+    if pipeline.skips_leading_space:
+        statements.left_out.append((_PIPELINE, "no space before a text that begins with one"))
     for token in pipeline.added:
         statements.add(_PIPELINE, token)
 
@@ -256,7 +262,7 @@ def _default_template(statements: _Statements, value: object, where: str) -> str
         raise InputError(
             f"{where}: chat_template = {shown(value)}: expected a text, or a list of named ones"
         ) from error
-    statements.left_out += [f"chat template {name[:80]!r}" for name in texts if name != "default"]
+    statements.left_out += [(_CONFIG, f"a chat template {name[:80]!r}") for name in texts if name != "default"]
     return texts.get("default")
 
 

@@ -58,7 +58,8 @@ def tokenizer_of(path: Path, contract: Contract) -> Tokenizer:
     whole = completed(model, settings, contract.model.vocab)
     findings = [*check_settings(model, settings, contract)]
     if model.model != _BYTE_LEVEL:
-        findings += [*check_model(model, contract.tokenizer), *_check_agreement(path, model, whole.add_dummy_prefix)]
+        findings += check_model(model, contract.tokenizer, whole)
+        findings += _check_agreement(path, model, whole.add_dummy_prefix)
     digest = tokenizer_digest(path)
     provenance = "" if digest == model.digest else digest
     return Tokenizer(dataclasses.replace(whole, provenance=provenance), tuple(findings))

@@ -23,7 +23,7 @@ from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.tokenizer.vocabulary import Vocabulary, check_vocabulary
 from conform.core.verify.verify import Verification, open_gguf, verify_file
 
-__all__ = ["check_pieces", "origin_digests", "verify_against"]
+__all__ = ["check_pieces", "check_tokenizer", "origin_digests", "verify_against"]
 
 _CASTS = ("f32", "f16", "bf16")
 
@@ -42,14 +42,10 @@ def verify_against(
         raise CheckpointError(
             f"{source.folder}: no tokenizer.model or tokenizer.json beside the weights; name one with --tokenizer"
         )
-    found = tokenizer_of(tokenizer, asked)
     verification = verify_file(path, catalog, asked)
     file = open_gguf(path, catalog)
-    findings = list(verification.findings)
-    findings += [*check_vocabulary(found.vocabulary, asked), *found.findings]
     digests = {**origin_digests(source, asked), "conform.tokenizer.digest": tokenizer_digest(tokenizer)}
-    findings += _check_origin(file, digests)
-    findings += check_pieces(file, found.vocabulary)
+    findings = [*verification.findings, *_check_origin(file, digests), *check_tokenizer(file, tokenizer, asked)]
     for spec in inventory(asked.model):
         findings += _check_weights(file, spec, source, asked, catalog)
     source.check_unchanged()
@@ -64,8 +60,18 @@ def origin_digests(checkpoint: Checkpoint, contract: Contract) -> Mapping[str, s
     return digests
 
 
+def check_tokenizer(file: GGUFFile, path: Path, contract: Contract) -> list[Finding]:
+    """Everything in which the tokenizer at that path is not the contract's, and the file's pieces are not its own.
+
+    Raises InputError when the tokenizer, or a file beside it, cannot be used at all.
+    """
+    found = tokenizer_of(path, contract)
+    findings = [*check_vocabulary(found.vocabulary, contract), *found.findings]
+    return [*findings, *check_pieces(file, found.vocabulary), *_check_chat_template(file, found.vocabulary)]
+
+
 def check_pieces(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """The first piece, score and type that are not the tokenizer's, and a chat template that is not its own."""
+    """The first piece, score, type and merge that is not the tokenizer's."""
     expected: Mapping[str, Sequence[object]] = {
         "tokenizer.ggml.tokens": vocabulary.pieces,
         "tokenizer.ggml.scores": vocabulary.scores,
@@ -85,12 +91,13 @@ def check_pieces(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
             first = wrong[0]
             hint = f"{len(wrong)} of {len(items)} items are not those of the tokenizer"
             yield Finding("error", f"{key}[{first}]", repr(items[first]), repr(found[first]), hint)
-    template = file.metadata.get("tokenizer.chat_template")
-    if template != vocabulary.chat_template:
+
+
+def _check_chat_template(file: GGUFFile, vocabulary: Vocabulary) -> Iterator[Finding]:
+    found, expected = file.metadata.get("tokenizer.chat_template"), vocabulary.chat_template
+    if found != expected:
         hint = "a runtime that chats would put other text before the model"
-        yield Finding(
-            "error", "tokenizer.chat_template", f"{vocabulary.chat_template!r:.80}", f"{template!r:.80}", hint
-        )
+        yield Finding("error", "tokenizer.chat_template", f"{expected!r:.80}", f"{found!r:.80}", hint)
 
 
 def _check_origin(file: GGUFFile, expected: Mapping[str, str]) -> Iterator[Finding]:

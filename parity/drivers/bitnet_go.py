@@ -16,7 +16,7 @@ import numpy as np
 from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
-from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step
+from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step, View
 from conform.parity.drivers.answer_line import read_answer
 from conform.parity.drivers.faults import raise_fault, require_program
 from conform.parity.drivers.process import Finished, run_program
@@ -74,6 +74,15 @@ class BitnetGo:
     def generator(self) -> Generator:
         """See Runtime: this kind of runtime documents its generator."""
         return "xorshift64*"
+
+    @property
+    def view(self) -> View:
+        """See Runtime: ids and tensors are shown by the companions."""
+        ids, tensors = (_companion(self._program, name) is not None for name in _COMPANIONS)
+        return View(ids=ids, logits=True, hidden=True, layers=True, tensors=tensors)
+
+    def close(self) -> None:
+        """See Runtime: each process ends with its answer."""
 
     def answer(self, request: Request) -> Answer:
         """See Runtime."""

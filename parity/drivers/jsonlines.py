@@ -1,11 +1,12 @@
-"""jsonlines: drives any program that can be taught one question and one answer, each a line of JSON.
+"""jsonlines: drives any program that can be taught to answer a line of JSON with another; see docs/protocol.md.
 
-`PROGRAM MODEL.gguf` reads one line from stdin and prints one line; docs/reference/parity.md describes both.
+`PROGRAM MODEL.gguf` is first asked to `describe` itself. One that says it keeps a session is then asked everything in
+one process; any other is started again for each question.
 """
 
 import base64
 import binascii
-import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,9 @@ import numpy as np
 from conform.core.files.digest import file_sha256
 from conform.core.gguf.read import GGUFFile
 from conform.core.quantizer import Float32
-from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step
-from conform.parity.drivers.faults import raise_fault, require_program
-from conform.parity.drivers.process import run_program
+from conform.core.runtime import Answer, Generator, Identity, Limits, Request, RuntimeDriver, RuntimeFault, Step, View
+from conform.parity.drivers.conversation import Conversation, OneShot, SessionConversation
+from conform.parity.drivers.faults import require_program
 from conform.plugins.hookspecs import hookimpl
 
 __all__ = ["JsonLines", "JsonLinesDriver", "conform_runtime_drivers"]
@@ -29,7 +30,7 @@ _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
 @dataclass(frozen=True, slots=True)
 class JsonLinesDriver:
-    """Starts `PROGRAM MODEL.gguf` with one question on stdin."""
+    """Starts `PROGRAM MODEL.gguf` with questions on stdin."""
 
     name: ClassVar[str] = "jsonlines"
 
@@ -56,17 +57,32 @@ class JsonLines:
         self._program = program
         self._model = model
         self._limits = limits
+        self._turn = threading.Lock()
+        self._introduction: _Introduction | None = None
 
     @cached_property
     def identity(self) -> Identity:
         """See Runtime."""
         return Identity("jsonlines", str(self._program), {self._program.name: file_sha256(self._program)})
 
-    @cached_property
+    @property
     def generator(self) -> Generator:
         """See Runtime."""
-        reply = self._ask("describe", {})
-        return "xorshift64*" if reply is not None and reply.get("generator") == "xorshift64*" else "unknown"
+        return "xorshift64*" if self._introduced.description.get("generator") == "xorshift64*" else "unknown"
+
+    @property
+    def view(self) -> View:
+        """See Runtime; a program that does not say what it answers may be asked for everything."""
+        said = self._introduced.description
+        if "observes" not in said:
+            return View(ids=True, logits=True, hidden=True, layers=True, tensors=True)
+        return _view(_field(said, "observes", list), _described(said, "logprobs", int, 0))
+
+    def close(self) -> None:
+        """See Runtime."""
+        with self._turn:
+            if self._introduction is not None:
+                self._introduction.conversation.close()
 
     def answer(self, request: Request) -> Answer:
         """See Runtime."""
@@ -123,18 +139,53 @@ class JsonLines:
 
     def _ask(self, operation: str, arguments: Mapping[str, object]) -> Mapping[str, Any] | None:
         """The answer; None when the program says that it cannot tell."""
-        question = json.dumps({"op": operation, **arguments}) + "\n"
-        finished = run_program([self._program, self._model.path], _ENVIRONMENT, self._limits, question.encode())
-        raise_fault(finished, self._limits)
+        reply = self._introduced.conversation.ask({"op": operation, **arguments})
+        return _answered(reply)
+
+    @property
+    def _introduced(self) -> "_Introduction":
+        """What the program says of itself, asked once, whoever asks first."""
+        with self._turn:
+            if self._introduction is None:
+                self._introduction = self._introduce()
+            return self._introduction
+
+    def _introduce(self) -> "_Introduction":
+        arguments = [self._program, self._model.path]
+        once = OneShot(arguments, _ENVIRONMENT, self._limits)
         try:
-            reply = json.loads(finished.stdout)
-        except (ValueError, RecursionError):
-            raise RuntimeFault("answered wrongly", "stdout is not one line of JSON") from None
-        if not isinstance(reply, dict):
-            raise RuntimeFault("answered wrongly", "stdout is not a JSON object")
-        if "error" in reply:
-            raise RuntimeFault("refused", str(reply["error"])[:300])
-        return None if reply.get("unsupported") is True else reply
+            said = _answered(once.ask({"op": "describe"})) or {}
+            session = _described(said, "session", int, 0) == 1
+        except RuntimeFault as fault:
+            if fault.kind == "timed out":
+                raise
+            # A program may know the other questions all the same; whoever asks for what it says of itself is told why.
+            return _Introduction(once, {}, fault)
+        if session:
+            return _Introduction(SessionConversation(arguments, _ENVIRONMENT, self._limits), said)
+        return _Introduction(once, said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Introduction:
+    """How the program is to be asked, and what it says of itself, or why it does not."""
+
+    conversation: Conversation
+    said: Mapping[str, Any]
+    fault: RuntimeFault | None = None
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What it says of itself."""
+        if self.fault is not None:
+            raise self.fault
+        return self.said
+
+
+def _answered(reply: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if "error" in reply:
+        raise RuntimeFault("refused", str(reply["error"])[:300])
+    return None if reply.get("unsupported") is True else reply
 
 
 def _question(request: Request) -> dict[str, object]:
@@ -148,6 +199,19 @@ def _question(request: Request) -> dict[str, object]:
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
     }
+
+
+def _view(observes: Sequence[object], logprobs: int) -> View:
+    known = {"ids", "logits", "hidden", "layers", "tensors"}
+    if unknown := [word for word in observes if word not in known]:
+        raise RuntimeFault("answered wrongly", f"observes {unknown[0]!r:.40}; known are {', '.join(sorted(known))}")
+    if logprobs < 0:
+        raise RuntimeFault("answered wrongly", f"logprobs is {logprobs}; expected 0 or more")
+    return View(logprobs=logprobs, **{str(word): True for word in observes})
+
+
+def _described(said: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    return _field(said, name, kind) if name in said else default
 
 
 def _field(reply: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -7,7 +7,6 @@ memory and output are limited, those of its descendants with it, and whatever is
 import contextlib
 import os
 import resource
-import selectors
 import subprocess
 import tempfile
 import time
@@ -18,16 +17,12 @@ from typing import IO, Literal, TypeAlias
 
 from conform.core.runtime import Limits
 from conform.parity.drivers.descendants import Descendants, adopt_orphans, new_mark
+from conform.parity.drivers.watch import Stop, Watch
 from conform.parity.errors import RuntimeDriverError
 
-__all__ = ["Ending", "Finished", "run_program"]
+__all__ = ["Ending", "Finished", "Started", "run_program", "start_program"]
 
-Ending: TypeAlias = Literal["exited", "signalled", "timed out", "too much output", "too much memory"]
-
-_CHUNK = 1 << 16
-_POLL_SECONDS = 0.05
-# A grandchild may hold the pipes open after the program has ended; it is given no more time than this.
-_GRACE_SECONDS = 0.5
+Ending: TypeAlias = Literal["exited", "signalled"] | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,30 @@ class Finished:
     code: int
     stdout: bytes
     stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A program that was started, and whatever it starts."""
+
+    child: subprocess.Popen[bytes]
+    descendants: Descendants
+
+    def end(self) -> None:
+        """Kill what is left of it, and wait until it is gone; nothing happens the second time."""
+        pipes = [pipe for pipe in (self.child.stdin, self.child.stdout, self.child.stderr) if pipe is not None]
+        if pipes[-1].closed:  # its process number may belong to another program by now
+            return
+        self.descendants.kill()
+        for pipe in pipes:
+            pipe.close()
+        self.child.wait()
+
+    def finished(self, watch: Watch, stopped: Stop | None) -> Finished:
+        """How it ended, after `end`, and what was read of it until then."""
+        code = self.child.wait()
+        ending: Ending = stopped or ("signalled" if code < 0 else "exited")
+        return Finished(ending, code if stopped else abs(code), watch.stdout, watch.stderr)
 
 
 def run_program(
@@ -51,19 +70,39 @@ def run_program(
     Raises RuntimeDriverError when it cannot be started.
     """
     deadline = time.monotonic() + limits.seconds
+    with _file_of(stdin, arguments[0]) as given:
+        program = start_program(arguments, environment, limits, given)
+    watch = Watch(program.child, program.descendants, limits, deadline)
+    try:
+        stopped = watch.until_the_end()
+    finally:
+        program.end()
+    return program.finished(watch, stopped)
+
+
+def start_program(
+    arguments: Sequence[str | Path], environment: Mapping[str, str], limits: Limits, stdin: IO[bytes] | int
+) -> Started:
+    """The program with its memory limited; `stdin` is an open file, or subprocess.PIPE.
+
+    Raises RuntimeDriverError when it cannot be started.
+    """
     adopt_orphans()
     mark = new_mark()
     child = _start(arguments, {**environment, **_places(limits.folder), **mark}, stdin, limits.folder)
-    descendants = Descendants(child.pid, mark)
+    _limit_memory(child.pid, limits.memory)
+    return Started(child, Descendants(child.pid, mark))
+
+
+def _file_of(stdin: bytes, program: str | Path) -> IO[bytes]:
+    """A file, not a pipe: a program that does not read it cannot make us wait."""
     try:
-        _limit_memory(child.pid, limits.memory)
-        stdout, stderr, stopped = _Watch(child, descendants, limits, deadline).until_the_end()
-    finally:
-        _end(child, descendants)
-    code = child.wait()
-    if stopped is not None:
-        return Finished(stopped, code, stdout, stderr)
-    return Finished("signalled" if code < 0 else "exited", abs(code), stdout, stderr)
+        given = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        given.write(stdin)
+        given.seek(0)
+    except OSError as error:
+        raise RuntimeDriverError(f"{program}: cannot be started: {error}") from error
+    return given
 
 
 def _places(folder: Path | None) -> Mapping[str, str]:
@@ -71,23 +110,19 @@ def _places(folder: Path | None) -> Mapping[str, str]:
 
 
 def _start(
-    arguments: Sequence[str | Path], environment: Mapping[str, str], stdin: bytes, folder: Path | None
+    arguments: Sequence[str | Path], environment: Mapping[str, str], stdin: IO[bytes] | int, folder: Path | None
 ) -> subprocess.Popen[bytes]:
     program = arguments[0]
     try:
-        # A file, not a pipe: a program that does not read it cannot make us wait.
-        with tempfile.TemporaryFile() as given:
-            given.write(stdin)
-            given.seek(0)
-            return subprocess.Popen(
-                [os.fspath(argument) for argument in arguments],
-                env=dict(environment),
-                cwd=folder,
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+        return subprocess.Popen(
+            [os.fspath(argument) for argument in arguments],
+            env=dict(environment),
+            cwd=folder,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
     except FileNotFoundError as error:
         raise RuntimeDriverError(f"{program}: no such program, or the interpreter that it names is missing") from error
     except PermissionError as error:
@@ -103,77 +138,3 @@ def _limit_memory(pid: int, memory: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.prlimit(pid, resource.RLIMIT_DATA, (memory, memory))
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-
-
-def _end(child: subprocess.Popen[bytes], descendants: Descendants) -> None:
-    descendants.kill()
-    for pipe in (child.stdout, child.stderr):
-        if pipe is not None:
-            pipe.close()
-
-
-class _Watch:
-    """Reads both pipes until they close, a limit is passed, or the program has been gone for a moment."""
-
-    def __init__(
-        self, child: subprocess.Popen[bytes], descendants: Descendants, limits: Limits, deadline: float
-    ) -> None:
-        self._child = child
-        self._descendants = descendants
-        self._looked = 0.0
-        self._limits = limits
-        self._deadline = deadline
-        self._gone_since: float | None = None
-        self._read: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-
-    def until_the_end(self) -> tuple[bytes, bytes, Ending | None]:
-        stopped = self._follow()
-        return bytes(self._read["stdout"]), bytes(self._read["stderr"]), stopped
-
-    def _follow(self) -> Ending | None:
-        with selectors.DefaultSelector() as selector:
-            for name in self._read:
-                selector.register(getattr(self._child, name), selectors.EVENT_READ, name)
-            while selector.get_map():
-                for key, _ in selector.select(_POLL_SECONDS):
-                    if not self._take(key.fileobj, key.data):  # type: ignore[arg-type]  # registered as pipes
-                        selector.unregister(key.fileobj)
-                if (ending := self._limit_passed()) is not None:
-                    return ending
-                if self._gone():
-                    return None
-        return self._wait_for_exit()
-
-    def _take(self, pipe: IO[bytes], name: str) -> bool:
-        chunk = os.read(pipe.fileno(), _CHUNK)
-        self._read[name] += chunk
-        return bool(chunk)
-
-    def _limit_passed(self) -> Ending | None:
-        if sum(map(len, self._read.values())) > self._limits.output:
-            return "too much output"
-        if time.monotonic() > self._deadline:
-            return "timed out"
-        return "too much memory" if self._memory_passed() else None
-
-    def _memory_passed(self) -> bool:
-        # A program that prints without end wakes us more often than its processes need counting.
-        now = time.monotonic()
-        if now - self._looked < _POLL_SECONDS:
-            return False
-        self._looked = now
-        return self._descendants.resident_bytes() > self._limits.memory
-
-    def _gone(self) -> bool:
-        if self._child.poll() is None:
-            return False
-        self._gone_since = self._gone_since or time.monotonic()
-        return time.monotonic() - self._gone_since > _GRACE_SECONDS
-
-    def _wait_for_exit(self) -> Ending | None:
-        # Both pipes are closed, but a program may live on without them.
-        try:
-            self._child.wait(max(self._deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            return "timed out"
-        return None

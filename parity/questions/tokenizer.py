@@ -9,6 +9,7 @@ from conform.contract.spec import TokenizerSpec
 from conform.core.errors import CheckpointError
 from conform.core.gguf.read import GGUFFile
 from conform.core.tokenizer.bytelevel import parse_byte_level, piece_bytes
+from conform.core.tokenizer.sentencepiece_model import with_dummy_prefix
 from conform.core.tokenizer.tokenizer import is_tokenizer_json, read_tokenizer
 from conform.parity.questions.byte_level import definition_of_file, open_library, pre_tokenizer_of
 
@@ -60,9 +61,13 @@ def open_tokenizer(path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
         return _byte_level(content, path, spec)
     from sentencepiece import SentencePieceProcessor
 
+    if spec is not None:  # the settings beside a model may say otherwise than the model itself
+        content = with_dummy_prefix(content, spec.add_dummy_prefix)
     try:
         processor = SentencePieceProcessor()
-        processor.LoadFromSerializedProto(content)
+        processor.LoadFromSerializedProto(
+            content if spec is None else with_dummy_prefix(content, spec.add_dummy_prefix)
+        )
     except (RuntimeError, UnicodeDecodeError) as error:  # it may quote what is not UTF-8
         raise CheckpointError(f"{path}: not a SentencePiece model: {str(error)[:200]!r}") from error
     bos, eos = (processor.bos_id(), -1) if spec is None else _stated(spec)

@@ -127,11 +127,20 @@ def test_the_tokenizer_beside_the_checkpoint_decides_its_fields():
     ]
 
 
+def test_the_summary_names_a_family_that_is_run_as_another_and_what_the_tokenizer_adds():
+    tokenizer = dataclasses.replace(SENTENCEPIECE_BPE, model="byte-level", pre="llama-bpe", add_eos=True)
+    summary = infer_contract(LLAMA | {"model_type": "mistral", "sliding_window": None}, "x", tokenizer).summary
+    assert summary.startswith("mistral as llama, dense")
+    assert "; byte-level tokenizer (llama-bpe) adding BOS and EOS; ignored nothing" in summary
+    alone = dataclasses.replace(SENTENCEPIECE_BPE, add_bos=False)
+    assert "; SentencePiece tokenizer adding nothing; " in infer_contract(LLAMA, "x", alone).summary
+
+
 def test_the_summary_is_one_line_of_what_matters():
     scaling = {"rope_type": "linear", "factor": 4.0}
     assert infer_contract(LLAMA | {"use_cache": True, "rope_scaling": scaling}, "x").summary == (
         "llama, dense linear layers (plain); RoPE base 10000 scaled ×4 by linear; norm eps 1e-05; output of its own; "
-        "bpe tokenizer, add_bos true; ignored use_cache"
+        "SentencePiece tokenizer adding BOS; ignored use_cache"
     )
 
 

@@ -43,6 +43,14 @@ def test_what_is_left_alone_has_no_findings(custody, program, model):
     assert custody.findings() == []
 
 
+def test_what_still_runs_ends_before_its_folder_goes():
+    ended = []
+    with Custody() as custody:
+        custody.at_end(lambda: ended.append(custody.folder.is_dir()))
+    assert ended == [True]
+    assert not custody.folder.exists()
+
+
 def test_copies_are_private_and_read_only(custody, program, model):
     kept = [custody.keep_program(program), custody.keep_file(model)]
     assert all(one.copied and one.path != one.original for one in kept)

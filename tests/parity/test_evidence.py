@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conform.core.checkpoint.checkpoint import open_checkpoint
-from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
+from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step, View
 from conform.core.verify.verify import open_gguf
 from conform.parity import source_check
 from conform.parity.candidate import Candidate, Source
@@ -30,6 +30,7 @@ class Obedient:
 
     generator = "unknown"
     identity = Identity("test", "/none", {})
+    view = View()
 
     def __init__(self, sizes):
         self._layers, self._hidden = sizes

@@ -25,11 +25,16 @@ class Failing:
         self.asked += 1
         raise self.error
 
-    answer = step = logits = tokenize = decoded_sha256 = open = companions = fail
+    @property
+    def view(self):
+        return self.fail()
+
+    answer = step = logits = tokenize = decoded_sha256 = close = open = companions = fail
 
 
 QUESTIONS = {
     "generator": lambda runtime: runtime.generator,
+    "view": lambda runtime: runtime.view,
     "answer": lambda runtime: runtime.answer(Request("a", 1)),
     "step": lambda runtime: runtime.step(Request("a", 1), 0),
     "logits": lambda runtime: runtime.logits(Request("a", 1), 0),
@@ -61,6 +66,15 @@ def test_a_runtime_that_hangs_is_asked_once(what):
         with pytest.raises(RuntimeFault, match="timed out"):
             question(runtime)
     assert failing.asked == 1
+
+
+def test_a_runtime_that_hangs_is_closed_all_the_same():
+    failing = Failing(RuntimeFault("timed out", "no answer"))
+    runtime = GuardedRuntime(failing, "driver")
+    for end in (lambda: runtime.tokenize("a"), runtime.close):
+        with pytest.raises(RuntimeFault):
+            end()
+    assert failing.asked == 2
 
 
 def test_a_runtime_that_refuses_is_asked_again():

@@ -10,7 +10,7 @@ from conform.contract.spec import RopeScaling
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.files.digest import file_sha256
 from conform.core.metadata import f32
-from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step
+from conform.core.runtime import Answer, Identity, Limits, Request, RuntimeFault, Step, View
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
 from conform.parity.judgement import judge
@@ -172,6 +172,7 @@ def test_the_receipt_binds_the_numbers(judged_file, make_gguf, make_checkpoint, 
     ]
     assert all(len(digest) == 64 for digest in digests)
     assert len(set(digests)) == 6
+    assert receipt["runtime"]["view"] == ["text", "ids", "logits", "hidden state", "layers", "tensors"]
 
 
 def test_without_a_checkpoint_nothing_passes_silently(judged_file, make_gguf, micro):
@@ -196,6 +197,7 @@ class Silent:
 
     generator = "unknown"
     identity = Identity("test", "/none", {})
+    view = View()
     kind = "crashed"
 
     def answer(self, request: Request) -> Answer:

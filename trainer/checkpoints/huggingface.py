@@ -7,6 +7,9 @@ from conform.contract.spec import Contract, RopeScaling
 
 __all__ = ["huggingface_config"]
 
+# What transformers calls a parameter of the scaling, where it calls it otherwise.
+_SCALING_KEYS = {"kind": "rope_type", "original_context": "original_max_position_embeddings"}
+
 
 def huggingface_config(contract: Contract) -> dict[str, Any]:
     """The configuration of a Llama, or of a BitNet for bitnet-b1.58; the checkpoint's weights are float32."""
@@ -25,7 +28,7 @@ def huggingface_config(contract: Contract) -> dict[str, Any]:
         "max_position_embeddings": model.context,
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_base,
-        "rope_scaling": _rope_scaling(model.rope_scaling),
+        "rope_scaling": _rope_scaling(model.rope_scaling) if model.rope_scaling else None,
         "vocab_size": model.vocab,
         "tie_word_embeddings": model.tied_embeddings,
         "attention_bias": False,
@@ -47,8 +50,5 @@ def huggingface_config(contract: Contract) -> dict[str, Any]:
     return config
 
 
-def _rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
-    if scaling is None:
-        return None
-    names = {"kind": "rope_type", "original_context": "original_max_position_embeddings"}
-    return {names.get(name, name): value for name, value in to_mapping(scaling).items()}
+def _rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    return {_SCALING_KEYS.get(key, key): value for key, value in to_mapping(scaling).items()}

@@ -192,6 +192,11 @@ def tokenizer_of(data: Path, contract: Contract) -> bytes:
 
     Raises TrainError when it is not the one of the manifest, or not the one of the contract.
     """
+    if contract.tokenizer.model != "bpe":
+        raise TrainError(
+            f"contract {contract.name} has a {contract.tokenizer.model} tokenizer; conform trains with SentencePiece "
+            'models only, tokenizer.model = "bpe"'
+        )
     manifest = read_manifest(data)
     path = data / _TOKENIZER
     content = read_tokenizer(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conform.contract.load import load_contract
+from conform.contract.spec import Contract
 from conform.trainer.config import MAY_CHANGE_ON_RESUME, TrainConfig, read_config, with_values
 from conform.trainer.data.manifest import manifest_digest
 from conform.trainer.distributed.torchrun import restarts
@@ -69,13 +70,17 @@ def _new_record(request: TrainRequest) -> RunRecord:
     if request.contract is None or request.data is None:
         raise TrainError("--contract and --data are needed to begin a run (or --resume RUN to go on with one)")
     contract = load_contract(request.contract)
-    if contract.model.linear == "ternary-stored":
-        raise TrainError(
-            f'contract {contract.name}: linear = "ternary-stored" is for weights that are quantised already; train '
-            'under linear = "ternary"'
-        )
+    _refuse_untrainable(contract)
     tokenizer = tokenizer_of(request.data, contract)
     return RunRecord(contract, config, request.data, tokenizer, manifest_digest(request.data))
+
+
+def _refuse_untrainable(contract: Contract) -> None:
+    if contract.model.linear == "ternary-stored":
+        raise TrainError(
+            f'{contract.name}: linear = "ternary-stored" holds no latent weights that training could change; '
+            'train with "ternary"'
+        )
 
 
 def _changed(request: TrainRequest, before: TrainConfig) -> TrainConfig:

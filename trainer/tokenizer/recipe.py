@@ -117,6 +117,8 @@ def find_tokenizer(path: Path) -> Path:
     model = path / TOKENIZER_NAME if path.is_dir() else path
     if not model.is_file():
         raise TokenizerError(f"{model}: no such tokenizer; train one with `conform tokenizer train`")
+    if model.suffix == ".json":
+        raise TokenizerError(f"{model}: conform trains with SentencePiece models only; give a tokenizer.model")
     return model
 
 

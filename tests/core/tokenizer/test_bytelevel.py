@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conform.core.errors import InputError
 from conform.core.tokenizer.bytelevel import BYTE_ALPHABET, parse_byte_level, piece_bytes
-from conform.core.tokenizer.tokenizer import read_vocabulary
+from conform.core.tokenizer.tokenizer import read_model, read_vocabulary
 
 PATH = Path("there/tokenizer.json")
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -178,3 +178,51 @@ def test_any_value_in_any_place_is_read_or_refused_with_an_input_error(trained, 
     except InputError:
         return
     assert len(vocabulary.pieces) == len(vocabulary.types)
+
+
+@pytest.fixture
+def beside(data, tmp_path):
+    """Write the tokenizer.json, with BOS before every text if wanted, and settings beside it; its path."""
+
+    def write(bos, **settings):
+        if bos:
+            parts = [{"SpecialToken": {"id": "<|begin|>"}}, {"Sequence": {"id": "A"}}]
+            data["post_processor"] = {
+                "type": "TemplateProcessing",
+                "single": parts,
+                "special_tokens": {"<|begin|>": {"ids": [0]}},
+            }
+        (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        return tmp_path / "tokenizer.json"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("bos", "settings"),
+    [
+        (True, {}),
+        (True, {"bos_token": "<|begin|>"}),
+        (True, {"add_bos_token": True}),
+        (False, {"bos_token": "<|end|>"}),
+        (False, {"add_bos_token": False, "add_eos_token": False}),
+    ],
+)
+def test_settings_that_agree_with_the_file_are_taken(beside, bos, settings):
+    model, _ = read_model(beside(bos, **settings))
+    assert model.add_bos is bos
+
+
+@pytest.mark.parametrize(
+    ("bos", "settings", "reason"),
+    [
+        (True, {"add_bos_token": False}, "add_bos"),
+        (False, {"add_bos_token": True}, "add_bos"),
+        (False, {"add_eos_token": True}, "add_eos"),
+        (True, {"bos_token": "<|end|>"}, r"adds '<\|begin\|>' as bos, but tokenizer_config\.json beside it says"),
+    ],
+)
+def test_settings_that_contradict_the_file_are_refused(beside, bos, settings, reason):
+    with pytest.raises(InputError, match=reason):
+        read_model(beside(bos, **settings))

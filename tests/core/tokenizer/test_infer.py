@@ -145,3 +145,42 @@ def test_the_contract_of_a_stranger_is_that_of_its_tokenizer(stranger):
     folder = stranger(tokenizer_config={"add_bos_token": False, "pad_token": "</s>"})
     tokenizer = contract_of(open_checkpoint(folder), None).tokenizer
     assert (tokenizer.add_bos, tokenizer.pad_id) == (False, 2)
+
+
+@pytest.fixture
+def byte_level(tmp_path, make_tokenizer_json):
+    """What is inferred of a byte-level BPE, with or without BOS in its template, and settings beside it."""
+
+    def infer(*, bos, **config):
+        items = [{"SpecialToken": {"id": "<|begin|>"}}, {"Sequence": {"id": "A"}}]
+        special = {"<|begin|>": {"id": "<|begin|>", "ids": [0], "tokens": ["<|begin|>"]}}
+        template = {"type": "TemplateProcessing", "single": items[not bos :], "special_tokens": special}
+        data = make_tokenizer_json(512, "llama-bpe") | {"post_processor": template}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        return infer_tokenizer(tmp_path, 512)
+
+    return infer
+
+
+def test_a_byte_level_bpe_takes_its_special_tokens_from_the_settings(byte_level):
+    found = byte_level(bos=True, bos_token="<|begin|>", eos_token="<|end|>")
+    spec = found.spec
+    assert (spec.model, spec.pre, spec.bos_id, spec.eos_id) == ("byte-level", "llama-bpe", 0, 1)
+    assert (spec.add_bos, spec.add_eos, spec.add_dummy_prefix) == (True, False, False)
+    assert found.origins["pre"] == "tokenizer.json"
+    assert found.origins["eos_id"] == "eos_token = '<|end|>' in tokenizer_config.json"
+
+
+def test_a_template_without_bos_means_that_none_is_added(byte_level):
+    spec = byte_level(bos=False, bos_token="<|begin|>").spec
+    assert (spec.bos_id, spec.add_bos) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("bos", "config"),
+    [(True, {"add_bos_token": False}), (False, {"add_bos_token": True}), (True, {"bos_token": "<|end|>"})],
+)
+def test_a_template_that_the_settings_contradict_is_refused(byte_level, bos, config):
+    with pytest.raises(CheckpointError, match=r"its post_processor says (add_)?bos = .* correct the one that is wrong"):
+        byte_level(bos=bos, **config)

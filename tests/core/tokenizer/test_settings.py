@@ -170,7 +170,9 @@ def test_the_chat_template_stands_in_either_place(settings, config, jinja, expec
 
 def test_a_second_chat_template_is_said_to_be_left_out(settings):
     templates = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]
-    assert settings({"tokenizer_config.json": {"chat_template": templates}}).left_out == ("chat template 'tool_use'",)
+    assert settings({"tokenizer_config.json": {"chat_template": templates}}).left_out == (
+        ("tokenizer_config.json", "a chat template 'tool_use'"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,25 @@ def test_what_is_malformed_or_cannot_be_expressed_is_one_sentence(settings, file
     assert message in str(error.value)
     assert next(iter(files)) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+DOUBLE = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
+SKIPPED = (("tokenizer.json", "no space before a text that begins with one"),)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "scheme", "left_out"),
+    [
+        (None, "first", SKIPPED),
+        (DOUBLE, "first", ()),
+        ({"type": "Prepend", "prepend": "▁"}, "first", ()),
+        (None, "never", ()),
+    ],
+)
+def test_a_pipeline_that_skips_the_prefix_before_a_space_is_said_to_differ(settings, normalizer, scheme, left_out):
+    files = metaspace(prepend_scheme=scheme)
+    files["tokenizer.json"]["normalizer"] = normalizer
+    assert settings(files).left_out == left_out
 
 
 def test_a_chat_template_that_is_not_text_is_refused(tmp_path):

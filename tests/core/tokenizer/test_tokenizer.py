@@ -144,6 +144,24 @@ def test_special_tokens_are_those_that_the_settings_name(tokenizer, wider):
     assert check_vocabulary(found.vocabulary, under(wider, eos_id=401)) == []
 
 
+def test_a_model_without_eos_gets_it_from_the_settings(tokenizer, wider):
+    model = trained(400, eos_id=-1)
+    config = {"eos_token": "<|im_end|>", "added_tokens_decoder": {"401": {"content": "<|im_end|>", "special": True}}}
+    assert errors(tokenizer(wider, model)) == ["tokenizer.eos_id"]
+    assert errors(tokenizer(under(wider, eos_id=401), model, tokenizer_config=config)) == []
+
+
+def test_a_token_with_a_role_is_special(tokenizer, wider):
+    config = {"eos_token": "<|im_end|>", "added_tokens_decoder": {"401": {"content": "<|im_end|>"}}}
+    found = tokenizer(under(wider, eos_id=401), tokenizer_config=config)
+    assert errors(found) == []
+    assert found.vocabulary.types[401] == 3
+
+
+def test_eos_must_not_be_a_piece_that_text_becomes(tokenizer, micro):
+    assert errors(tokenizer(under(micro, eos_id=300), trained(400, eos_id=-1))) == ["tokenizer.eos_id"]
+
+
 def test_a_special_token_without_a_piece_is_found(tokenizer, micro):
     found = tokenizer(micro, special_tokens_map={"bos_token": "<|begin|>"})
     assert [(f.where, f.found) for f in check_vocabulary(found.vocabulary, micro)] == [("tokenizer.bos_id", "-1")]

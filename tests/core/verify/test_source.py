@@ -106,7 +106,9 @@ def test_a_source_needs_a_tokenizer(exported, registry, make_checkpoint, micro_t
     (bare / "tokenizer.model").rename(tokenizer)
     files = {"model.safetensors": file_sha256(bare / "model.safetensors")}
     write_sidecar(bare, Sidecar(micro_ternary, micro_ternary.digest, files))
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.model or tokenizer\.json beside the weights; name one"):
+    with pytest.raises(
+        CheckpointError, match=r"no tokenizer\.model or tokenizer\.json beside the weights; name one with --tokenizer"
+    ):
         verify_against(path, registry, bare)
     assert verify_against(path, registry, bare, tokenizer=tokenizer).findings == ()
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import stat
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from conform.core.runtime import Limits, Request, RuntimeFault, Sampling
+from conform.core.runtime import Limits, Request, RuntimeFault, Sampling, View
 from conform.core.verify.verify import open_gguf
 from conform.parity.errors import RuntimeDriverError
 
@@ -43,6 +44,12 @@ def test_the_real_runtime_answers(gguf, make_runtime):
     assert answer.tokens == 2
     assert step.layers == 2
     assert step.hidden.shape == (512,)
+
+
+def test_ids_and_tensors_are_in_view_where_the_companions_are(gguf, script, make_runtime):
+    alone = View(logits=True, hidden=True, layers=True)
+    assert script("true").view == alone
+    assert make_runtime(gguf).view == replace(alone, ids=True, tensors=True)
 
 
 def test_a_forced_token_is_the_next_input(gguf, make_runtime):

@@ -95,8 +95,9 @@ SPOILED_KEYS = {
     "fewer scores": ("tokenizer.ggml.scores", ("f32[]", [0.0]), "1 scores"),
     "fewer tokens": ("tokenizer.ggml.tokens", ("strings", ["<unk>"]), "1 tokens"),
     "scores as counts": ("tokenizer.ggml.scores", ("u32[]", [0] * 300), "expected an array of f32"),
-    "other tokenizer": ("tokenizer.ggml.model", ("string", "gpt2"), "expected llama"),
-    "no space prefix": ("tokenizer.ggml.add_space_prefix", ("bool", False), "expected true"),
+    "other tokenizer": ("tokenizer.ggml.model", ("string", "t5"), "expected llama or gpt2"),
+    "no pre-tokenizer": ("tokenizer.ggml.model", ("string", "gpt2"), "tokenizer.ggml.pre is missing"),
+    "number as prefix": ("tokenizer.ggml.add_space_prefix", ("u32", 0), "expected a bool"),
     "bos outside": ("tokenizer.ggml.bos_token_id", ("u32", 300), "there are 300 tokens"),
 }
 

@@ -8,6 +8,8 @@ import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conform.core.tokenizer.sentencepiece_model import with_dummy_prefix
+
 AWKWARD = [
     "the cat sat on the mat",
     " leading and  double   spaces ",
@@ -75,7 +77,7 @@ def tokenize(trained, micro, run_goref, tmp_path_factory):
         assert ran.code == 0, ran.err
         return json.loads(ran.out)
 
-    run.path = path
+    run.path, run.file = path, file
     return run
 
 
@@ -109,3 +111,13 @@ def test_a_prompt_file_that_cannot_be_read(tokenize, run_goref, tmp_path):
     for path in (tmp_path / "none", tmp_path):
         ran = run_goref("tokenize", "--model", tokenize.path, "--prompt-file", path)
         assert (ran.code, ran.out) == (1, "")
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_without_a_dummy_prefix_tokens_are_those_of_sentencepiece(trained, tokenize, run_goref, tmp_path, text):
+    content = with_dummy_prefix(trained.serialized_model_proto(), False)
+    file = tokenize.file
+    file.keys["tokenizer.ggml.add_space_prefix"] = ("bool", False)
+    (tmp_path / "prompt").write_bytes(text.encode())
+    ran = run_goref("tokenize", "--model", file.write(tmp_path / "m.gguf"), "--prompt-file", tmp_path / "prompt")
+    assert json.loads(ran.out) == [1, *sentencepiece.SentencePieceProcessor(model_proto=content).encode(text)]

@@ -155,6 +155,21 @@ def test_scaled_positions_turn_as_in_transformers(case):
         torch.testing.assert_close(found[case["positions"][:3]], expected[:3], rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_the_logits_with_scaled_positions_are_those_of_transformers(case):
+    """The model, its weights and the tokens are those that tests/parity/reference/test_rope.py describes."""
+    sizes = {"hidden": 24, "heads": 2, "kv_heads": 1, "ffn": 20, "vocab": 20, "layers": 2, "norm_eps": 1e-5}
+    scaling = RopeScaling(**case["scaling"])
+    model = Llama(dataclasses.replace(SMALL, **sizes, rope_base=case["base"], rope_scaling=scaling))
+    for number, (_, parameter) in enumerate(sorted(model.named_parameters())):
+        k = torch.arange(parameter.numel(), dtype=torch.float64)
+        values = torch.sin(k * k * 0.37 + k + number) + (parameter.ndim == 1)
+        parameter.data.copy_(values.reshape(parameter.shape))
+    tokens = torch.tensor([[(7 * k * k + 3 * k) % 20 for k in range(60)]])
+    expected = torch.tensor([float.fromhex(value) for value in case["logits"]])
+    torch.testing.assert_close(model(tokens)[0, -1], expected, rtol=0, atol=2e-4)
+
+
 def test_scores_depend_on_distance_alone():
     table = rotary_table(SMALL, 12, torch.device("cpu"))
     q, k = torch.randn(2, 16, generator=torch.Generator().manual_seed(1)).expand(12, 2, 16).transpose(0, 1)

@@ -12,7 +12,7 @@ from conform.core.files.atomic import write_atomically
 from conform.trainer.config import TrainConfig
 from conform.trainer.data.manifest import manifest_digest
 from conform.trainer.errors import ConformError, InputError, TrainError
-from conform.trainer.run.folder import RunFolder, RunRecord, code_digest
+from conform.trainer.run.folder import RunFolder, RunRecord, code_digest, tokenizer_of
 
 
 @pytest.fixture
@@ -157,3 +157,12 @@ def test_the_code_digest_sees_a_module_that_moved(tmp_path):
     before = code_digest(tmp_path)
     (tmp_path / "loop.py").rename(tmp_path / "run" / "loop.py")
     assert code_digest(tmp_path) != before
+
+
+def test_a_contract_with_a_byte_level_tokenizer_is_not_trained(tmp_path):
+    nano = load_contract("nano")
+    contract = dataclasses.replace(
+        nano, tokenizer=dataclasses.replace(nano.tokenizer, model="byte-level", pre="smollm")
+    )
+    with pytest.raises(TrainError, match="contract nano has a byte-level tokenizer; conform trains with SentencePiece"):
+        tokenizer_of(tmp_path, contract)

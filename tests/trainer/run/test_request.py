@@ -87,11 +87,12 @@ def test_what_cannot_begin_is_refused_in_one_sentence(new, change, sentence):
     assert not new.out.exists()
 
 
-def test_weights_that_are_not_quantised_again_are_not_trained(new, contract):
-    contract.write_text(contract.read_text().replace('linear = "dense"', 'linear = "ternary-stored"'))
-    with pytest.raises(TrainError, match=r'linear = "ternary-stored" .* train under linear = "ternary"'):
-        load_request(new)
-    assert not new.out.exists()
+def test_weights_that_are_ternary_already_cannot_be_trained(new, tmp_path):
+    nano = load_contract("nano")
+    stored = dataclasses.replace(nano, model=dataclasses.replace(nano.model, linear="ternary-stored"))
+    (tmp_path / "stored.toml").write_text(dump_contract(stored))
+    with pytest.raises(TrainError, match='"ternary-stored" holds no latent weights'):
+        load_request(dataclasses.replace(new, contract=str(tmp_path / "stored.toml")))
 
 
 def test_no_request_imports_torch():

@@ -105,6 +105,12 @@ def test_what_is_no_model_is_refused(tmp_path, content):
         check_tokenizer(tmp_path)
 
 
+def test_a_tokenizer_json_is_not_what_training_needs(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConformError, match=r"trains with SentencePiece models only; give a tokenizer\.model"):
+        check_tokenizer(tmp_path / "tokenizer.json")
+
+
 @pytest.mark.parametrize("place", range(0, 9000, 450))
 def test_a_damaged_model_is_refused_or_found_and_never_crashes(tmp_path, tokenizer_folder, place):
     content = bytearray((tokenizer_folder / "tokenizer.model").read_bytes())

@@ -13,6 +13,7 @@ const mark = "\u2581"
 // sentencePiece merges the code points of a text, the piece of the highest score first.
 type sentencePiece struct {
 	pieces  []string
+	prefix  string // what is put before every text: the mark, or nothing
 	scores  []float32
 	normal  map[string]int // the pieces that merging may produce
 	bytes   [256]int       // the token of each byte, or -1
@@ -20,9 +21,7 @@ type sentencePiece struct {
 }
 
 func readSentencePiece(metadata gguf.Metadata) (*Vocabulary, error) {
-	only := map[string]any{
-		"add_space_prefix": true, "add_eos_token": false, "remove_extra_whitespaces": false, "pre": "default",
-	}
+	only := map[string]any{"add_eos_token": false, "remove_extra_whitespaces": false, "pre": "default"}
 	if err := refuse(metadata, only, "precompiled_charsmap", "merges"); err != nil {
 		return nil, err
 	}
@@ -30,7 +29,16 @@ func readSentencePiece(metadata gguf.Metadata) (*Vocabulary, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sentencePiece{pieces: pieces, normal: map[string]int{}}
+	s := &sentencePiece{pieces: pieces, normal: map[string]int{}, prefix: mark}
+	if metadata.Has(prefix + "add_space_prefix") {
+		wanted, err := metadata.Bool(prefix + "add_space_prefix")
+		if err != nil {
+			return nil, err
+		}
+		if !wanted {
+			s.prefix = ""
+		}
+	}
 	for i := range s.bytes {
 		s.bytes[i] = -1
 	}
@@ -106,7 +114,7 @@ func byteOf(piece string) (value byte, err error) {
 // encode begins at the code points; each byte of invalid UTF-8 is U+FFFD.
 func (s *sentencePiece) encode(text string) []int {
 	var points []string
-	for _, r := range mark + strings.ReplaceAll(text, " ", mark) {
+	for _, r := range s.prefix + strings.ReplaceAll(text, " ", mark) {
 		points = append(points, string(r))
 	}
 	var tokens []int

@@ -93,6 +93,23 @@ func TestNoBOSWhereTheModelWantsNone(t *testing.T) {
 	}
 }
 
+func TestNoSpaceIsPutBeforeATextWhereTheModelWantsNone(t *testing.T) {
+	m := metadata(true, words("▁a", "▁", "a")...)
+	m[prefix+"add_space_prefix"] = false
+	for text, expected := range map[string]string{"a": "<s> a", " a a": "<s> ▁a ▁a", "": "<s>"} {
+		if got := encode(t, m, text); got != expected {
+			t.Errorf("%q: %s, expected %s", text, got, expected)
+		}
+	}
+}
+
+func TestPaddingRowsAreNeverProduced(t *testing.T) {
+	m := metadata(true, append(words("▁", "a"), entry{"[PAD261]", -10000, kindUnused})...)
+	if got := encode(t, m, "[PAD261]"); strings.Contains(got, "PAD") {
+		t.Error(got)
+	}
+}
+
 func TestPiecesPrintWithSpacesForMarksAndBytesLiterally(t *testing.T) {
 	v, err := Read(metadata(true, words("▁a▁b")...))
 	if err != nil {
@@ -125,7 +142,7 @@ func TestWhatCannotBeHonouredIsRefused(t *testing.T) {
 		"BOS outside":       spoil(gguf.Metadata{"bos_token_id": uint32(9999)}),
 		"no unknown":        spoil(gguf.Metadata{"unknown_token_id": nil}),
 		"no add_bos_token":  spoil(gguf.Metadata{"add_bos_token": nil}),
-		"no space prefix":   spoil(gguf.Metadata{"add_space_prefix": false}),
+		"number as prefix":  spoil(gguf.Metadata{"add_space_prefix": uint32(0)}),
 		"EOS added":         spoil(gguf.Metadata{"add_eos_token": true}),
 		"spaces removed":    spoil(gguf.Metadata{"remove_extra_whitespaces": true}),
 		"pre-tokenizer":     spoil(gguf.Metadata{"pre": "llama-bpe"}),
