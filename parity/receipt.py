@@ -59,6 +59,7 @@ def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, A
     ids = json.dumps([[sequence.name, *sequence.ids] for sequence in check.sequences], separators=(",", ":"))
     return {
         "checked": True,
+        "library": check.library,
         "versions": dict(check.versions),
         "config_sha256": check.config_sha256,
         "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),
