@@ -20,7 +20,7 @@ from conform.parity.questions.sequences import Scope
 from conform.parity.questions.tokenizer import PromptTokenizer, open_tokenizer, tokenizer_of_file
 from conform.plugins.registry import Registry
 
-__all__ = ["Candidate", "Source", "check_scope", "open_candidate"]
+__all__ = ["Candidate", "Source", "check_scope", "open_candidate", "require_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,12 @@ class Candidate:
         return replace(self, file=file, launcher=launcher, runtime=runtime)
 
 
+def require_file(model: Path) -> None:
+    """Pass when there is such a file. Raises ConformError."""
+    if not model.exists():
+        raise ConformError(f"{model}: no such file; give the path of a GGUF file")
+
+
 def open_candidate(
     model: Path,
     launcher: Launcher,
@@ -93,8 +99,7 @@ def open_candidate(
 
     Raises ConformError naming the file, checkpoint, tokenizer or program that cannot be used.
     """
-    if not model.exists():
-        raise ConformError(f"{model}: no such file; give the path of a GGUF file")
+    require_file(model)
     file = open_gguf(model.resolve(), registry)
     source = _source(file, checkpoint, contract)
     asked = load_contract(contract) if source is None and contract is not None else None

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from conform.core.errors import ConformError
 from conform.core.runtime import Limits
-from conform.parity.candidate import Candidate, check_scope, open_candidate
+from conform.parity.candidate import Candidate, check_scope, open_candidate, require_file
 from conform.parity.custody import Custody
+from conform.parity.driver_check import require_runtime
 from conform.parity.evidence import Evidence
 from conform.parity.ladder import Rungs, climb
 from conform.parity.launcher import DEFAULT_DRIVER, find_launcher
@@ -54,6 +55,7 @@ def judge_runtime(
     be opened, or a prompt that cannot be asked.
     """
     scope, limits = scope or Scope(), limits or Limits()
+    require_file(model)  # before goref is built for it
     launcher = find_launcher(registry, driver, program, limits)
     candidate = open_candidate(model, launcher, registry, checkpoint=checkpoint, contract=contract, tokenizer=tokenizer)
     check_scope(scope, candidate)
@@ -69,9 +71,14 @@ def judge(
     keep_going: bool = False,
     assume_source: bool = False,
 ) -> Verdict:
-    """The verdict on an opened candidate; `keep_going` runs every rung, whatever failed before."""
+    """The verdict on an opened candidate; `keep_going` runs every rung, whatever failed before.
+
+    Raises RuntimeDriverError for a program that is not a runtime of its driver.
+    """
     with Custody() as custody:
         kept = candidate.kept(custody)
+        if candidate.launcher is not None:
+            require_runtime(kept.runtime, candidate.launcher)
         evidence = Evidence(kept, scope, progress, assume_source=assume_source)
         verdict = _judged(evidence, kept, custody, scope, limits, keep_going)
     return replace(verdict, model=str(candidate.file.path))  # as it was named, not the private copy

@@ -44,6 +44,7 @@ PLACES = {
     "plugins/quantizers/test_lanes.py::test_what_is_written": "slow",
     "examples/": "slow",
     "parity/drivers/test_process.py": "slow",
+    "parity/test_source_check.py": "slow",
     "plugins/test_hostile_plugin.py": "slow",
     "plugins/testing/test_battery.py": "slow",
     "trainer/data/test_build.py::test_a_full_disk": "slow",

@@ -57,6 +57,7 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--keep-going", is_flag=True, help="Run every rung, even when one that it builds on has failed.")
 @click.option("--assume-source", is_flag=True, help="Trust how the checkpoint is read where nothing else can check it.")
 @click.option("--self-test", is_flag=True, help="Plant faults and show that the verdict catches each.")
+@click.option("--check-driver", is_flag=True, help="Ask each kind of question once; say what the driver answers.")
 @json_option
 def parity(
     files: tuple[Path, ...],
@@ -75,24 +76,27 @@ def parity(
     keep_going: bool,
     assume_source: bool,
     self_test: bool,
+    check_driver: bool,
     json_path: str | None,
 ) -> int:
     """Judge a runtime against PyTorch on GGUF files.
 
     Without GGUF the newest exports under runs/ are taken; without --checkpoint, the one beside each file.
     """
-    from conform.parity.candidate import check_scope, open_candidate
-    from conform.parity.judgement import judge
+    from conform.parity.candidate import check_scope, open_candidate, require_file
     from conform.parity.launcher import find_launcher
     from conform.parity.questions.sequences import Scope
     from conform.plugins.host import load_registry
 
+    paths = files or _newest_exports()
+    for path in paths:  # before goref is built for a file that is not there
+        require_file(path)
     registry = load_registry()
     limits = Limits(seconds=timeout, memory=memory_limit)
     launcher = find_launcher(registry, driver_name, go_bin, limits)
     scope = Scope(prompts, max_tokens, seed, positions, longest)
     candidates: list[Candidate] = []
-    for path in files or _newest_exports():  # all are opened, and their errors found, before the first is judged
+    for path in paths:  # all are opened, and their errors found, before the first is judged
         opened = open_candidate(
             path, launcher, registry, checkpoint=checkpoint, contract=contract_name, tokenizer=tokenizer
         )
@@ -100,6 +104,12 @@ def parity(
             click.echo(f"{checkpoint}: taking {opened.source.checkpoint.path}", err=True)
         check_scope(scope, opened)
         candidates.append(_sharing_source(opened, candidates))
+    if check_driver:
+        from conform.parity.cli.check import check
+
+        return check(candidates, json_path)
+    from conform.parity.judgement import judge  # loads torch
+
     if self_test:
         return _self_test(candidates, launcher, with_goref=go_bin is None, json_path=json_path)
     verdicts: list[Verdict] = []

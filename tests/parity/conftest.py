@@ -21,7 +21,7 @@ from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
 from conform.core.export.plan import plan_export
 from conform.core.export.run import run_export
 from conform.core.files.digest import file_sha256
-from conform.core.runtime import Limits
+from conform.core.runtime import Limits, RuntimeDriver
 from conform.core.tokenizer.tokenizer import tokenizer_of
 from conform.core.verify.verify import open_gguf
 from conform.parity.candidate import Candidate, Source
@@ -212,7 +212,13 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
 
     from conform.parity.judgement import judge  # imports torch, which the tests of single rungs do without
 
-    def run(gguf: Path, checkpoint: Path | None, program: Path = goref, scope: Scope = SMALL_SCOPE) -> Verdict:
+    def run(
+        gguf: Path,
+        checkpoint: Path | None,
+        program: Path = goref,
+        scope: Scope = SMALL_SCOPE,
+        driver: RuntimeDriver | None = None,
+    ) -> Verdict:
         file = open_gguf(gguf, registry)
         source, tokenizer = None, tokenizer_of_file(file)
         if checkpoint is not None:
@@ -221,7 +227,7 @@ def judged_file(goref, registry) -> Callable[..., Verdict]:
             assert opened.tokenizer_path is not None
             source = Source(opened, opened.sidecar.contract)
             tokenizer = open_tokenizer(opened.tokenizer_path, source.contract.tokenizer)
-        launcher = Launcher(BitnetGoDriver(), "gguf-conform", program, LIMITS)
+        launcher = Launcher(driver or BitnetGoDriver(), "gguf-conform", program, LIMITS)
         candidate = Candidate(file, launcher.open(file), registry, source, tokenizer, launcher)
         return judge(candidate, scope, LIMITS, keep_going=True)
 

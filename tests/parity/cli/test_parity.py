@@ -215,6 +215,43 @@ def test_help_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_driver_is_checked_question_by_question(gguf, goref, tmp_path):
+    report = tmp_path / "check.json"
+    status, output, _ = run(gguf, "--go-bin", goref, "--check-driver", "--json", report)
+    assert status == 0
+    assert "'a' is [" in output
+    assert output.splitlines()[-1] == "the driver works"
+    assert [one["status"] for one in json.loads(report.read_text())["files"][0]["questions"]] == ["answered"] * 9
+
+
+def test_a_program_that_is_no_runtime_is_found_out_at_the_start(gguf):
+    status, output, _ = run(gguf, "--go-bin", "/bin/true", "--check-driver")
+    assert status == 1
+    assert output.splitlines()[-1] == "the driver does not work"
+    status, _, error = run(gguf, "--go-bin", "/bin/true", *FEW)
+    assert status == 2
+    assert "/bin/true: not a runtime that the driver bitnet-go can talk to" in error
+
+
+@pytest.mark.parametrize(
+    "wrong", [["none.gguf"], ["{gguf}", "--go-bin=none"], ["{gguf}", "--driver=none"], ["{gguf}", "--check-driver"]]
+)
+def test_what_is_named_wrongly_is_found_before_torch_is_loaded_or_goref_built(gguf, wrong):
+    code = (
+        "import sys, conform.parity.launcher as launcher, conform.parity.cli.parity as command\n"
+        "def build(): sys.exit('built')\n"
+        "launcher.build_goref = build\n"
+        "try: command.parity(sys.argv[1:], standalone_mode=False)\n"
+        "except Exception as error: print(error)\n"
+        "sys.exit('loaded' if 'torch' in sys.modules else 3)"
+    )
+    arguments = [argument.format(gguf=gguf) for argument in wrong]
+    if "--check-driver" in wrong:
+        arguments.append("--go-bin=/bin/true")
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr + done.stdout
+
+
 def damaged(gguf, target, change):
     content = bytearray(gguf.read_bytes())
     change(content)
