@@ -32,6 +32,8 @@ StorageClass = Literal["norm", "embedding", "output", "linear"]
 _LARGEST = 2**31 - 1
 # The inventory has about ten entries for each layer, which a hostile file must not multiply without limit.
 _MOST_LAYERS = 10_000
+# There is a rotary frequency for every two elements of a head; no model comes near.
+_LARGEST_HEAD = 1 << 16
 
 
 # The parameters of each kind of RoPE scaling besides its factor.
@@ -255,8 +257,9 @@ def _model_problems(model: ModelSpec) -> list[str]:
         for name, kind in (("architecture", Architecture), ("linear", LinearKind), ("dtype", TrainingDtype))
         if (value := getattr(model, name)) not in get_args(kind)
     ]
-    if not problems and model.layers > _MOST_LAYERS:
-        problems.append(f"layers = {model.layers}: expected at most {_MOST_LAYERS}")
+    for name, most in (("layers", _MOST_LAYERS), ("head_dim", _LARGEST_HEAD)):
+        if not problems and (count := getattr(model, name)) > most:
+            problems.append(f"{name} = {count}: expected at most {most}")
     return problems or _contradictions(model)
 
 

@@ -124,9 +124,10 @@ class Evidence:
         source = self._candidate.source
         if source is None:
             return None
-        self._progress("asking another implementation", 0, 1)
-        check = check_source(source, source_sequences(source, self._candidate.tokenizer, self._scope.longest))
-        self._progress("asking another implementation", 1, 1)
+        sequences = source_sequences(source, self._candidate.tokenizer, self._scope.longest)
+        self._progress("asking transformers", 0, len(sequences))
+        check = check_source(source, sequences)
+        self._progress("asking transformers", len(sequences), len(sequences))
         return check
 
     @property

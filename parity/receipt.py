@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from conform.core.files.digest import file_sha256
 from conform.core.runtime import Limits, Runtime, RuntimeFault
+from conform.core.tokenizer.settings import tokenizer_digest
 from conform.parity.candidate import Candidate
 from conform.parity.custody import Kept
 from conform.parity.questions.sequences import Scope, WatchedSequence
@@ -33,12 +35,17 @@ def receipt(
         "gguf": {"path": str(model.original), "sha256": model.sha256, "judged": _how(model)},
         "checkpoint": {"path": str(source.checkpoint.path), "digest": source.checkpoint.digest} if source else None,
         "contract": {"name": contract.name, "digest": contract.digest} if contract else None,
-        "tokenizer": {"path": str(tokenizer), "sha256": file_sha256(tokenizer)} if tokenizer else None,
+        "tokenizer": _tokenizer(tokenizer) if tokenizer else None,
         "prompts": {"sha256": _prompts_digest(sequences), "sequences": len(sequences), "max_tokens": scope.max_tokens},
         "seed": scope.seed,
         "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
         "reference": _reference_identity(),
     }
+
+
+def _tokenizer(path: Path) -> dict[str, Any]:
+    """The file with the pieces, and the digest that covers the settings beside it too."""
+    return {"path": str(path), "sha256": file_sha256(path), "digest": tokenizer_digest(path)}
 
 
 def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, Any]:
@@ -52,6 +59,7 @@ def source_receipt(check: SourceCheck | None, result: RungResult) -> dict[str, A
     ids = json.dumps([[sequence.name, *sequence.ids] for sequence in check.sequences], separators=(",", ":"))
     return {
         "checked": True,
+        "library": check.library,
         "versions": dict(check.versions),
         "config_sha256": check.config_sha256,
         "ids_sha256": hashlib.sha256(ids.encode()).hexdigest(),

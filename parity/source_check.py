@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,9 +25,12 @@ from conform.parity.rungs.source import CheckedSource, UncheckedSource
 
 __all__ = ["SourceCheck", "SourceSequence", "check_source", "compare_sources", "reference_of", "source_sequences"]
 
-_PROSE_POSITIONS = 128
+# Long enough that a scaling of low frequencies alone, as Llama 3 has it, shows.
+_PROSE_POSITIONS = 256
 _RANDOM_SEQUENCES = 2
 _RANDOM_POSITIONS = 32
+# Positions whose figures are taken at a time: each needs a few arrays of float64 over the vocabulary.
+_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ class SourceCheck:
     sequences: tuple[SourceSequence, ...]
     versions: Mapping[str, str]
     config_sha256: str = ""
+
+    @property
+    def library(self) -> str:
+        """The other implementation, its version and class; "" where it did not answer."""
+        return self.seen.library if isinstance(self.seen, CheckedSource) else ""
 
 
 def source_sequences(source: Source, tokenizer: PromptTokenizer | None, longest: int) -> tuple[SourceSequence, ...]:
@@ -100,7 +108,9 @@ def compare_sources(
     # Flips are noise at every position: the library sums in float32, and may round otherwise at any of them.
     noise = Closeness(*(np.maximum.reduce(figures) for figures in zip(*map(_figures, noises), strict=True)))
     compared = _closeness(own, foreign)
-    kl, same_best = (np.concatenate(column) for column in zip(*map(divergences, own, foreign), strict=True))
+    kl, same_best = (
+        np.concatenate(column) for column in zip(*map(divergences, _blocks(own), _blocks(foreign)), strict=True)
+    )
     return CheckedSource(
         library=library,
         positions=[Position(sequence.name, number) for sequence in sequences for number in range(len(sequence.ids))],
@@ -122,8 +132,14 @@ def _logits(reference: Reference, arithmetic: Arithmetic, sequences: Sequence[So
 
 def _closeness(expected: Sequence[Float32], found: Sequence[Float32]) -> Closeness:
     """Of every position of every sequence, one behind the other."""
-    parts = map(_figures, map(closeness, expected, found))
+    parts = map(_figures, map(closeness, _blocks(expected), _blocks(found)))
     return Closeness(*(np.concatenate(figures) for figures in zip(*parts, strict=True)))
+
+
+def _blocks(logits: Sequence[Float32]) -> Iterator[Float32]:
+    """The rows of every sequence in order, few at a time."""
+    for rows in logits:
+        yield from (rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS))
 
 
 def _figures(closeness: Closeness) -> tuple[Float64, Float64]:

@@ -9,13 +9,14 @@ decoder         the same alphabet backwards
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from conform.contract.mapping import from_mapping
+from conform.contract.errors import InputError
+from conform.contract.mapping import from_mapping, shown
 from conform.core.errors import CheckpointError
 from conform.core.files.json import parse_json_object
 from conform.core.tokenizer.bytelevel_template import surrounding_ids
@@ -52,8 +53,8 @@ class _AddedToken:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    vocab: Mapping[str, int]
-    merges: tuple[str, ...]
+    vocab: Any  # what it holds is checked in one go: field by field takes seconds for a real vocabulary
+    merges: Any
     type: str = "BPE"
     dropout: float | None = None
     unk_token: str | None = None
@@ -85,12 +86,13 @@ def parse_byte_level(content: bytes, path: Path) -> Vocabulary:
     """
     data = parse_json_object(content, path, "a tokenizer.json")
     file = from_mapping(_File, data, str(path))
-    model = from_mapping(_Model, _with_joined_merges(file.model), str(path), "model")
+    model = from_mapping(_Model, file.model, str(path), "model")
+    vocab, merges = _ids(model.vocab, path), _merges(model.merges, path)
     try:
         for problem in _problems(file, model):
             raise ValueError(problem)
-        pieces, types = _pieces(model.vocab, file.added_tokens)
-        _check_merges(model)
+        pieces, types = _pieces(vocab, file.added_tokens)
+        _check_merges(merges, vocab.keys())
         bos, eos = surrounding_ids(file.post_processor, len(pieces))
         pre = name_pre_tokenizer(file.pre_tokenizer or {}, model.ignore_merges)
     except ValueError as error:
@@ -100,7 +102,7 @@ def parse_byte_level(content: bytes, path: Path) -> Vocabulary:
         scores=(),
         types=types,
         model="byte-level",
-        unk_id=-1 if model.unk_token is None else model.vocab.get(model.unk_token, -1),
+        unk_id=-1 if model.unk_token is None else vocab.get(model.unk_token, -1),
         bos_id=bos,
         eos_id=eos,
         pad_id=-1,
@@ -110,7 +112,7 @@ def parse_byte_level(content: bytes, path: Path) -> Vocabulary:
         remove_extra_whitespaces=False,
         escape_whitespaces=False,
         digest=hashlib.sha256(content).hexdigest(),
-        merges=model.merges,
+        merges=merges,
         pre=pre,
         add_bos=bos >= 0,
         add_eos=eos >= 0,
@@ -122,17 +124,28 @@ def piece_bytes(piece: str) -> bytes:
     return bytes(BYTE_ALPHABET[character] for character in piece)
 
 
-def _with_joined_merges(model: Mapping[str, Any]) -> Mapping[str, Any]:
+def _ids(vocab: Any, path: Path) -> Mapping[str, int]:
+    if not isinstance(vocab, Mapping):
+        raise InputError(f"{path}: model.vocab = {shown(vocab)}: expected a table of ids")
+    for piece, number in vocab.items():
+        if type(number) is not int:
+            raise InputError(f"{path}: model.vocab.{piece:.40} = {shown(number)}: expected an id")
+    return vocab
+
+
+def _merges(merges: Any, path: Path) -> tuple[str, ...]:
     """Since 2024 merges are written as pairs, before as texts such as "Ġ t"."""
-    merges = model.get("merges")
     if not isinstance(merges, list):
-        return model
-    return {**model, "merges": [_joined(merge) for merge in merges]}
+        raise InputError(f"{path}: model.merges = {shown(merges)}: expected a list")
+    joined = [" ".join(merge) if _is_pair(merge) else merge for merge in merges]
+    for number, merge in enumerate(joined):
+        if not isinstance(merge, str):
+            raise InputError(f"{path}: model.merges[{number}] = {shown(merge)}: expected a pair of pieces")
+    return tuple(joined)
 
 
-def _joined(merge: object) -> object:
-    pair = isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
-    return " ".join(merge) if pair and isinstance(merge, list) else merge
+def _is_pair(merge: Any) -> bool:
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
 
 
 def _problems(file: _File, model: _Model) -> Iterator[str]:
@@ -194,11 +207,11 @@ def _place(by_id: dict[int, tuple[str, int]], number: int, piece: str, kind: int
     by_id[number] = (piece, kind)
 
 
-def _check_merges(model: _Model) -> None:
+def _check_merges(merges: Sequence[str], pieces: Set[str]) -> None:
     """Each must join two pieces to a third, and only once."""
     seen = set()
-    for number, merge in enumerate(model.merges):
+    for number, merge in enumerate(merges):
         left, _, right = merge.partition(" ")
-        if not model.vocab.keys() >= {left, right, left + right} or merge in seen:
+        if left not in pieces or right not in pieces or left + right not in pieces or merge in seen:
             raise ValueError(f"merge {number} ({merge!r:.40}) does not join two pieces to a third, or occurs twice")
         seen.add(merge)

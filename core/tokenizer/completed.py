@@ -13,12 +13,12 @@ from conform.core.tokenizer.settings import TokenizerSettings
 from conform.core.tokenizer.token import AddedToken
 from conform.core.tokenizer.vocabulary import PIECE_TYPES, Vocabulary
 
-__all__ = ["check_settings", "completed"]
+__all__ = ["check_settings", "completed", "resolved"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = sorted(PIECE_TYPES)
 # What other converters write; no runtime merges by these scores, since no text is merged into these pieces.
 _ADDED_SCORE, _PADDING_SCORE = -1000.0, -10000.0
-# No tokenizer has as many pieces; a hostile file might ask for them, to exhaust the memory.
+# No tokenizer has as many pieces; a hostile file might ask for them, to exhaust the memory. Then none is filled in.
 _MOST_ROWS = 1 << 20
 
 
@@ -28,26 +28,15 @@ class _Piece(NamedTuple):
     kind: int
 
 
-def completed(vocabulary: Vocabulary, settings: TokenizerSettings, rows: int) -> Vocabulary:
-    """The vocabulary as the checkpoint means it, with a piece for each of the embedding's rows.
+def resolved(vocabulary: Vocabulary, settings: TokenizerSettings, rows: int) -> Vocabulary:
+    """The same pieces with the special ids and the flags that the settings give them, and the chat template.
 
-    What the settings do not say is as the model file says it.
+    What the settings do not say is as the model file says it; the id of a token without an embedding row is -1.
     """
-    scored = vocabulary.scores or (0.0,) * len(vocabulary.pieces)
-    pieces = [_Piece(*piece) for piece in zip(vocabulary.pieces, scored, vocabulary.types, strict=True)]
-    for number in range(len(pieces), min(rows, _MOST_ROWS)):
-        pieces.append(_Piece(f"[PAD{number}]", _PADDING_SCORE, _UNUSED))
-    for token in settings.added:
-        if token.id < len(pieces):
-            pieces[token.id] = _with_token(pieces[token.id], token)
-    texts, scores, types = zip(*pieces, strict=True)
-    number_of = {text: number for number, text in reversed(list(enumerate(texts)))}
+    number_of = _numbers(vocabulary, settings, rows)
     prefix = settings.add_prefix_space
     return dataclasses.replace(
         vocabulary,
-        pieces=texts,
-        scores=scores if vocabulary.scores else (),
-        types=types,
         unk_id=_special_id(vocabulary.unk_id, settings.unk, number_of),
         bos_id=_special_id(vocabulary.bos_id, settings.bos, number_of),
         eos_id=_special_id(vocabulary.eos_id, settings.eos, number_of),
@@ -56,6 +45,24 @@ def completed(vocabulary: Vocabulary, settings: TokenizerSettings, rows: int) ->
         add_bos=vocabulary.add_bos if settings.add_bos is None else settings.add_bos,
         add_eos=vocabulary.add_eos if settings.add_eos is None else settings.add_eos,
         chat_template=settings.chat_template,
+    )
+
+
+def completed(vocabulary: Vocabulary, settings: TokenizerSettings, rows: int) -> Vocabulary:
+    """The vocabulary as the checkpoint means it, with a piece for each of the embedding's rows."""
+    scored = vocabulary.scores or (0.0,) * len(vocabulary.pieces)
+    pieces = [_Piece(*piece) for piece in zip(vocabulary.pieces, scored, vocabulary.types, strict=True)]
+    for number in range(len(pieces), rows if rows <= _MOST_ROWS else 0):
+        pieces.append(_Piece(f"[PAD{number}]", _PADDING_SCORE, _UNUSED))
+    for token in settings.added:
+        if token.id < len(pieces):
+            pieces[token.id] = _with_token(pieces[token.id], token)
+    texts, scores, types = zip(*pieces, strict=True)
+    return dataclasses.replace(
+        resolved(vocabulary, settings, rows),
+        pieces=texts,
+        scores=scores if vocabulary.scores else (),
+        types=types,
     )
 
 
@@ -88,6 +95,14 @@ def _with_token(piece: _Piece, token: AddedToken) -> _Piece:
         return piece if piece.kind in kept else piece._replace(kind=kind)
     # A runtime looks for user-defined pieces in the text as it stands, before spaces are marked.
     return _Piece(token.text if token.special else token.text.replace("\u2581", " "), _ADDED_SCORE, kind)
+
+
+def _numbers(vocabulary: Vocabulary, settings: TokenizerSettings, rows: int) -> dict[str, int]:
+    """The id of each text that has a row; of a text that occurs twice the first, as libraries look it up."""
+    renamed = {token.id for token in settings.added}
+    own = [(text, number) for number, text in enumerate(vocabulary.pieces) if number not in renamed]
+    added = [(token.text, token.id) for token in settings.added if token.id < rows]
+    return dict(sorted(own + added, key=lambda pair: -pair[1]))
 
 
 def _special_id(own: int, stated: str | None, number_of: Mapping[str, int]) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conform.contract.spec import TokenizerSpec
 from conform.core.errors import CheckpointError
-from conform.core.tokenizer.completed import completed
+from conform.core.tokenizer.completed import resolved
 from conform.core.tokenizer.settings import TokenizerSettings
 from conform.core.tokenizer.tokenizer import find_tokenizer, read_model
 from conform.core.tokenizer.vocabulary import Vocabulary
@@ -35,7 +35,7 @@ def infer_tokenizer(folder: Path, rows: object = None) -> InferredTokenizer:
         return InferredTokenizer()
     model, settings = read_model(path)
     _refuse_normalization(model, path)
-    whole = completed(model, settings, rows if isinstance(rows, int) else 0)
+    whole = resolved(model, settings, rows if isinstance(rows, int) else len(model.pieces))
     _require_named_pieces(whole, settings, folder)
     spec = _spec(whole)
     if spec.add_bos and spec.bos_id < 0:

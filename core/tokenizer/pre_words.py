@@ -47,6 +47,8 @@ def strange_words_digest(definition: str) -> str:
 
     Raises ValueError also when the library is aborted by it, or needs more than a quarter of a minute.
     """
+    import tokenizers  # noqa: F401 - where it is missing this says so, and the other process could only fail
+
     command = [sys.executable, "-P", "-m", __name__]
     try:
         done = subprocess.run(

@@ -73,6 +73,8 @@ def read_settings(folder: Path, *, with_pipeline: bool = True) -> TokenizerSetti
             read(statements, name, read_json_object(folder / name, "settings of a tokenizer"))
     if (folder / _TEMPLATE).is_file():
         statements.state(_TEMPLATE, chat_template=_template_text(folder / _TEMPLATE))
+    extra = sorted(path.stem for path in (folder / "additional_chat_templates").glob("*.jinja"))
+    statements.left_out += [("additional_chat_templates", f"a chat template {stem[:80]!r}") for stem in extra]
     if with_pipeline and (folder / _PIPELINE).is_file():
         _take_pipeline(statements, read_pipeline(folder / _PIPELINE))
     return statements.settled()

@@ -79,7 +79,8 @@ def definition_of_file(file: GGUFFile, pre: PreTokenizer) -> str:
         "merges": [str(merge).split(" ") for merge in merges],
         "ignore_merges": pre.ignore_merges,
     }
-    return json.dumps({"model": model, "added_tokens": added, "pre_tokenizer": pre.definition})
+    decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    return json.dumps({"added_tokens": added, "pre_tokenizer": pre.definition, "decoder": decoder, "model": model})
 
 
 def _items(file: GGUFFile, part: str) -> list[Any]:

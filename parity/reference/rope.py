@@ -24,6 +24,8 @@ _ROPE_KEYS = (
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
 )
+# A header may claim a head of any size; no model's has more.
+_MOST = 1 << 16
 # Those that llama.cpp takes for the architectures below, whatever a file states.
 _YARN_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
@@ -35,8 +37,9 @@ def rope_of_file(file: GGUFFile, keys: ModelKeys, head_dim: int) -> Rope:
     """
     keys.refuse_others("rope", _ROPE_KEYS)
     dim = keys.whole("rope.dimension_count", head_dim)
-    if dim % 2 or dim > head_dim:
-        raise GGUFError(f"{file.path}: rope.dimension_count = {dim}: expected an even number up to {head_dim}")
+    most = min(head_dim, _MOST)
+    if dim % 2 or dim > most:
+        raise GGUFError(f"{file.path}: rope.dimension_count = {dim}: expected an even number up to {most}")
     base = keys.number("rope.freq_base", 10000.0)
     rope = rope_of(base, dim, _scaling_of_file(file, keys, base, dim))
     rope = Rope(rope.frequencies, rope.magnitude * keys.number("rope.scaling.attn_factor", 1.0))

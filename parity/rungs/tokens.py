@@ -1,4 +1,4 @@
-"""tokens: the runtime's ids against SentencePiece over a hostile corpus, and its text against the pieces."""
+"""tokens: the runtime's ids against the tokenizer's library over a hostile corpus, its text against the pieces."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class TokenisedText:
-    """A text and its ids by SentencePiece; what the runtime lists, None where it cannot; and what it ran.
+    """A text and its ids by the tokenizer's own library; what the runtime lists, None where it cannot; and what it ran.
 
     `count` and `last` are the number of ids and the last of them as its first decode step reports them.
     """

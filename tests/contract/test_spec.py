@@ -62,6 +62,8 @@ def test_nano_is_awkward():
     ("field", "value", "message"),
     [
         ("layers", 0, "layers = 0"),
+        ("layers", 10_001, "layers = 10001: expected at most 10000"),
+        ("head_dim", 65_538, "head_dim = 65538: expected at most 65536"),
         ("vocab", 2**31, "vocab"),
         ("kv_heads", 3, "divisor of heads = 8"),
         ("rope_dim", 31, "even number"),

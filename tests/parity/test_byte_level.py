@@ -7,7 +7,6 @@ from conform.core.verify.source import verify_against
 from conform.parity.goref.patch import Edit
 from conform.parity.selftest.faulty_runtimes import FaultyRuntime, build_faulty
 
-pytestmark = pytest.mark.go
 FILES = ["micro_smollm", "micro_llama3"]
 
 

@@ -172,6 +172,7 @@ def test_the_receipt_binds_the_numbers(judged_file, make_gguf, make_checkpoint, 
     ]
     assert all(len(digest) == 64 for digest in digests)
     assert len(set(digests)) == 6
+    assert receipt["tokenizer"]["digest"] == receipt["tokenizer"]["sha256"]  # nothing stands beside it
     assert receipt["runtime"]["view"] == ["text", "ids", "logits", "hidden state", "layers", "tensors"]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conform.contract.infer import infer_contract
+from conform.contract.spec import RopeScaling
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.parity import source_check
 from conform.parity.candidate import Source
@@ -69,6 +70,25 @@ def dense(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+    rope = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+    return write(tmp_path_factory.mktemp("linear"), "Llama", rope_parameters=rope)
+
+
+@pytest.fixture(scope="module")
+def llama3(tmp_path_factory):
+    bounds = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, **bounds}
+    return write(tmp_path_factory.mktemp("llama3"), "Llama", rope_parameters=rope)
+
+
+@pytest.fixture(scope="module")
+def yarn(tmp_path_factory):
+    rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    return write(tmp_path_factory.mktemp("yarn"), "Llama", rope_parameters=rope)
+
+
+@pytest.fixture(scope="module")
 def tied(tmp_path_factory):
     return write(tmp_path_factory.mktemp("tied"), "Llama", tie_word_embeddings=True)
 
@@ -106,7 +126,7 @@ def judged_as(request, tokenizer_model):
     return judge
 
 
-@pytest.mark.parametrize("name", ["dense", "tied", "ternary", "bitnet"])
+@pytest.mark.parametrize("name", ["dense", "linear", "llama3", "yarn", "tied", "ternary", "bitnet"])
 def test_what_is_read_as_it_is_meant_passes(judged_as, name):
     result = judged_as(name)
     assert result.passed, result.reason
@@ -147,6 +167,10 @@ def unscaled_embedding(checkpoint):
         ("dense", {"tied_embeddings": True}),
         ("dense", {"rope_dim": 16}),
         ("dense", {"reading": swapped_kv_heads}),
+        ("linear", {"rope_scaling": None}),
+        ("llama3", {"rope_scaling": None}),
+        ("llama3", {"rope_scaling": RopeScaling("linear", 8.0)}),
+        ("yarn", {"rope_scaling": None}),
         ("tied", {"reading": unscaled_embedding}),
         ("ternary", {"linear": "dense"}),
         ("ternary", {"rope_base": 500000.0}),

@@ -100,6 +100,15 @@ def llama_of_another_head_size(folder):
     write(folder, "Llama", head_dim=128)
 
 
+def llama_scaled_as_llama3(folder):
+    bounds = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    write(folder, "Llama", rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, **bounds})
+
+
+def llama_scaled_linearly(folder):
+    write(folder, "Llama", rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})
+
+
 def llama_ternary(folder):
     write(folder, "Llama")
     quantised_by(folder, quant_method="bitnet", linear_class="autobitlinear", quantization_mode="online")
@@ -151,6 +160,8 @@ def bitnet_loose(folder):
 CASES = [
     (llama, "q8_0"),
     (llama_of_another_head_size, "iq4_nl"),
+    (llama_scaled_as_llama3, "q8_0"),
+    (llama_scaled_linearly, "f16"),
     (llama_ternary, "i2_s"),
     (llama_fp8, "bf16"),
     (llama_byte_level, "q8_0"),
@@ -191,4 +202,6 @@ def test_a_strangers_checkpoint_conforms(make, quant, tmp_path, tokenizer_model,
     rungs = {rung.rung: rung for rung in verdict.rungs}
     assert rungs["source"].compared == 128 + 2 * 32
     assert rungs["source"].status == rungs["implementation"].status == "pass"
-    assert verdict.receipt["source"]["versions"]["transformers"] == transformers.__version__
+    receipt = verdict.receipt["source"]
+    assert receipt["library"].startswith(f"transformers {transformers.__version__}, ")
+    assert (receipt["positions"], len(receipt["config_sha256"]), len(receipt["ids_sha256"])) == (192, 64, 64)

@@ -133,8 +133,9 @@ def semantic_digest(path: Path) -> str:
     Unlike the hash of the file it does not change with the options that SentencePiece merely notes down.
     """
     vocabulary = read_vocabulary(find_tokenizer(path))
-    # Identity needs no table; of any other normaliser the whole file stands for the table that it holds.
-    table = "" if vocabulary.normalization == "identity" else vocabulary.digest
+    # Identity needs no table; of any other way to prepare text the whole file stands for what it holds.
+    plain = not vocabulary.whitespace_as_suffix and not vocabulary.rewrites_characters
+    table = "" if vocabulary.normalization == "identity" and plain else vocabulary.digest
     canonical = json.dumps([table, *(getattr(vocabulary, fact) for fact in _SEMANTIC_FACTS)], separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -220,7 +220,11 @@ def test_settings_that_agree_with_the_file_are_taken(beside, bos, settings):
         (True, {"add_bos_token": False}, "add_bos"),
         (False, {"add_bos_token": True}, "add_bos"),
         (False, {"add_eos_token": True}, "add_eos"),
-        (True, {"bos_token": "<|end|>"}, r"adds '<\|begin\|>' as bos, but tokenizer_config\.json beside it says"),
+        (
+            True,
+            {"bos_token": "<|end|>"},
+            r"says bos = '<\|begin\|>', but tokenizer_config\.json beside it says '<\|end\|>'",
+        ),
     ],
 )
 def test_settings_that_contradict_the_file_are_refused(beside, bos, settings, reason):

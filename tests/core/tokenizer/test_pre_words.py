@@ -1,5 +1,6 @@
 import itertools
 import json
+import sys
 
 import pytest
 
@@ -29,3 +30,9 @@ def test_nothing_in_the_current_folder_is_imported(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     assert pre_words.strange_words_digest(json.dumps(PRE_TOKENIZERS["gpt-2"].definition) + "  ")
+
+
+def test_a_library_that_is_not_installed_is_not_called_aborted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ModuleNotFoundError, match="tokenizers"):
+        pre_words.strange_words_digest(json.dumps(PRE_TOKENIZERS["gpt-2"].definition) + "   ")

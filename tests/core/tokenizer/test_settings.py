@@ -213,6 +213,12 @@ def test_what_is_malformed_or_cannot_be_expressed_is_one_sentence(settings, file
     assert "\n" not in str(error.value)
 
 
+def test_chat_templates_in_a_folder_of_their_own_are_said_to_be_left_out(settings, tmp_path):
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates/rag.jinja").write_text("{{ x }}")
+    assert settings({}).left_out == (("additional_chat_templates", "a chat template 'rag'"),)
+
+
 DOUBLE = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
 SKIPPED = (("tokenizer.json", "no space before a text that begins with one"),)
 

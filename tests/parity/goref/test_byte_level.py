@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from conform.core.cases.text import hostile_texts
 from conform.core.tokenizer.bytelevel import parse_byte_level
+from conform.core.tokenizer.pre import PRE_TOKENIZERS
 from conform.parity.goref.toolchain import GOREF_SOURCES
 
 PRE = ["gpt-2", "llama-bpe", "smollm"]
@@ -70,6 +71,17 @@ def test_tokens_of_a_long_random_text_are_those_of_the_library(opened):
     planes = [chr(code) for code in range(0x20, 0x30000) if not 0xD800 <= code < 0xE000]
     text = "".join(rng.choice(common if rng.random() < 0.9 else planes) for _ in range(60_000))
     assert run(text) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_it_knows_every_name_of_the_pre_tokenizers_that_it_runs(micro, run_goref, tmp_path):
+    file = micro.replace(layers=1).file()
+    runs = set()
+    for name in (name for known in PRE_TOKENIZERS.values() for name in known.names):
+        file.keys |= {"tokenizer.ggml.model": ("string", "gpt2"), "tokenizer.ggml.pre": ("string", name)}
+        ran = run_goref("tokenize", "--model", file.write(tmp_path / "m.gguf"), "--prompt", "a")
+        if f'tokenizer.ggml.pre = "{name}" is not supported' not in ran.err:
+            runs.add(name)
+    assert runs == {name for pre in PRE for name in PRE_TOKENIZERS[pre].names}
 
 
 def test_another_pre_tokenizer_is_refused_by_name(micro, make_tokenizer_json, run_goref, tmp_path):

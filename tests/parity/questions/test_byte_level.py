@@ -6,6 +6,7 @@ import pytest
 
 from conform.core.cases.text import hostile_texts
 from conform.core.errors import CheckpointError, GGUFError
+from conform.core.tokenizer.bytelevel import parse_byte_level
 from conform.parity.questions.byte_level import LibraryPieces, definition_of_file, open_library, pre_tokenizer_of
 from conform.parity.questions.tokenizer import (
     bos_ids,
@@ -55,6 +56,15 @@ def test_a_file_s_own_keys_give_the_ids_of_the_tokenizer_that_it_was_made_from(p
     for text in (TEXT, *hostile_texts("tokenizer").values()):
         assert from_file.continuation(text) == from_json.continuation(text)
     assert (from_json.size, from_file.size) == (401, 402)
+
+
+def test_the_definition_of_a_file_reads_back_as_its_own_tokens(file):
+    definition = definition_of_file(file, pre_tokenizer_of(file.metadata))
+    vocabulary = parse_byte_level(definition.encode(), file.path)
+    assert [*vocabulary.pieces, "[PAD401]"] == file.metadata["tokenizer.ggml.tokens"]
+    assert [*vocabulary.types, 5] == file.metadata["tokenizer.ggml.token_type"]
+    assert [*vocabulary.merges] == file.metadata["tokenizer.ggml.merges"]
+    assert vocabulary.pre == "llama-bpe"
 
 
 def test_control_tokens_are_plain_text_and_user_defined_ones_are_not(path):

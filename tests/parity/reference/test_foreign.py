@@ -103,9 +103,19 @@ def test_a_tensor_that_is_not_used_is_not_left_out(copied):
         compute(copied(num_hidden_layers=0), IDS)
 
 
+def test_a_tensor_of_another_shape_is_not_made_up(copied):
+    with pytest.raises(ValueError, match=r"mismatched tensors: lm_head\.weight and 1 more"):
+        compute(copied(vocab_size=65), IDS)
+
+
 def test_a_class_that_the_model_type_does_not_mean_is_an_error(copied):
     with pytest.raises(ValueError, match=r"names GPT2LMHeadModel, but its model_type means LlamaForCausalLM"):
         compute(copied(architectures=["GPT2LMHeadModel"]), IDS)
+
+
+def test_a_key_that_it_would_ignore_is_an_error(copied):
+    with pytest.raises(ValueError, match="LlamaForCausalLM rotates whole heads and ignores partial_rotary_factor"):
+        compute(copied(partial_rotary_factor=0.5), IDS)
 
 
 def test_code_of_the_checkpoint_is_never_run(copied):

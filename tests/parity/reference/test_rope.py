@@ -142,6 +142,16 @@ def test_a_scaling_that_is_not_sure_is_refused_by_name(make_gguf, registry, scal
         dimensions_of_file(dataclasses.replace(file, metadata=metadata))
 
 
+def test_an_endless_head_takes_no_memory(make_gguf, registry, micro):
+    file = open_gguf(make_gguf(micro, "f32"), registry)
+    query = dataclasses.replace(file.tensors["blk.0.attn_q.weight"], shape=(6 << 40, 512))
+    metadata = file.metadata | {"llama.rope.dimension_count": 1 << 40}
+    with pytest.raises(GGUFError, match="an even number up to 65536"):
+        dimensions_of_file(
+            dataclasses.replace(file, metadata=metadata, tensors={**file.tensors, "blk.0.attn_q.weight": query})
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

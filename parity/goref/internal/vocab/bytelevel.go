@@ -28,6 +28,9 @@ func readByteLevel(metadata gguf.Metadata) (*Vocabulary, error) {
 	if err != nil {
 		return nil, err
 	}
+	if name, found := aliases[pre]; found {
+		pre = name
+	}
 	split, known := splitters[pre]
 	if !known {
 		names := strings.Join(slices.Sorted(maps.Keys(splitters)), ", ")

@@ -10,6 +10,16 @@ var splitters = map[string]splitter{
 	"smollm":    splitSmolLM,
 }
 
+// aliases are other names of llama.cpp's for the same pre-tokenizers.
+var aliases = map[string]string{
+	"phi-2": "gpt-2", "mpt": "gpt-2", "olmo": "gpt-2", "jais": "gpt-2", "exaone4": "gpt-2", "trillion": "gpt-2",
+	"granite-docling": "gpt-2", "modern-bert": "gpt-2",
+	"starcoder": "smollm", "refact": "smollm", "command-r": "smollm", "codeshell": "smollm", "exaone": "smollm",
+	"minerva-7b": "smollm", "mellum2": "smollm",
+	"llama3": "llama-bpe", "llama-v3": "llama-bpe", "falcon3": "llama-bpe", "falcon-h1": "llama-bpe",
+	"pixtral": "llama-bpe", "lfm2": "llama-bpe",
+}
+
 // splitGPT2 cuts as this regular expression does:
 //
 //	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
