@@ -148,7 +148,8 @@ NEED = {
     "train": ("torch", lambda w: training(w, "run")),
     "train report": ("torch", lambda w: ("train", "report", w / "run")),
     "train plan": ("torch", lambda w: ("train", "plan", "--contract", "nano")),
-    "parity": ("torch", lambda w: ("parity", w / "i2_s.gguf", "--checkpoint", w / "ternary")),
+    # With a program of its own, so that goref need not be built first, which takes the extra go.
+    "parity": ("torch", lambda w: ("parity", w / "i2_s.gguf", "--checkpoint", w / "ternary", "--go-bin", "/bin/sh")),
     "imatrix": ("torch", lambda w: ("imatrix", w / "dense", "--data", w / "shards", "-o", w / "imatrix.gguf")),
     "export --imatrix": ("", lambda w: ("export", w / "dense", "--quant", "f16", "--imatrix", w / "none")),
     "data build .parquet": ("data", lambda w: data_build(w, "text.parquet", "parquet")),
