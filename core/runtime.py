@@ -90,6 +90,7 @@ class Step:
 
     `position` and `token` are those of the input of this step, `layers` the number of layers that it went through.
     `hidden` (hidden,) is the final hidden state after the output norm; `argmax` the id of the largest logit.
+    A runtime that does not show it leaves it empty, and shows its `logits` (vocab,) instead.
     `values` holds intermediate vectors by (layer, name), only when they were asked for.
     """
 
@@ -100,6 +101,7 @@ class Step:
     argmax: int
     argmax_logit: float
     values: Mapping[tuple[int, str], Float32] = field(default_factory=dict)
+    logits: Float32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,9 @@ class View:
     """What of a runtime can be observed beside the text that it prints; what is not in view is never asked for.
 
     `ids`: the tokens of a text. `logprobs`: how many of the best tokens come with their log-probabilities. `logits`:
-    the logits of the whole vocabulary. `hidden`: single steps with the final hidden state. `layers`: the intermediate
-    vectors of each layer. `tensors`: what the runtime makes of a stored tensor. A runtime may still be unable to tell.
+    those of the whole vocabulary; in single steps they stand in for a final hidden state that is not in view. `hidden`:
+    single steps with that state. `layers`: the intermediate vectors of each layer. `tensors`: what the runtime makes of
+    a stored tensor. A runtime may still be unable to tell.
     """
 
     ids: bool = False

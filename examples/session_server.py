@@ -3,7 +3,7 @@
 
     conform parity MODEL.gguf --driver jsonlines --runtime examples/session_server.py
 
-The Llama in numpy_llama.py stands for your runtime.
+The Llama in numpy_llama.py stands for your runtime. The first line must name a Python that has numpy and gguf.
 """
 
 import base64

@@ -133,15 +133,20 @@ def check_scope(scope: Scope, candidate: Candidate) -> None:
 def _source(file: GGUFFile, asked: Path | None, contract: str | None) -> Source | None:
     """The checkpoint asked for, else the one beside the file if the file says that it was exported from it."""
     if asked is not None:
-        checkpoint = open_checkpoint(asked)
-        return Source(checkpoint, contract_of(checkpoint, contract))
+        return _source_of(open_checkpoint(asked), contract)
     try:
         checkpoint = open_checkpoint(file.path.parent)
         if checkpoint.digest != file.metadata.get("conform.checkpoint.digest"):
             return None
     except InputError:
         return None
-    return Source(checkpoint, contract_of(checkpoint, contract))
+    return _source_of(checkpoint, contract)
+
+
+def _source_of(checkpoint: Checkpoint, asked: str | None) -> Source:
+    contract = contract_of(checkpoint, asked)
+    # A head of its own that the contract ties would be passed over in silence.
+    return Source(checkpoint.without_tied_copy() if contract.model.tied_embeddings else checkpoint, contract)
 
 
 def _tokenizer(

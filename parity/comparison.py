@@ -18,7 +18,7 @@ class Logits:
 
     `decoded` is the reference over the decoded file, `noisy` the same in float32 throughout, `perturbed` the same with
     activations that are flipped on purpose (None where none are quantised); `runtime` is what the runtime's hidden
-    states give through the file's output matrix.
+    states give through the file's output matrix, or its own logits where it shows no hidden states.
     """
 
     decoded: Float32

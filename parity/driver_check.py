@@ -161,7 +161,10 @@ def _checked_step(runtime: Runtime, file: GGUFFile, request: Request, number: in
     for what, token in (("token", step.token), ("best token", step.argmax)):
         if not 0 <= token < vocab:
             raise _wrong(f"{what} {token}; the vocabulary has {vocab}")
-    _require_vector("hidden state", step.hidden, hidden)
+    if step.logits is None:
+        _require_vector("hidden state", step.hidden, hidden)
+    else:
+        _require_vector("logits of the step", step.logits, vocab)
     return step
 
 

@@ -87,10 +87,13 @@ class Observation:
         """Every watched step of every sequence, in order."""
         return [(seen, step) for seen in self.observed for step in seen.steps]
 
-    @cached_property
-    def hidden(self) -> Float32:
-        """(rows, hidden): the runtime's final hidden states."""
-        return np.array([step.hidden for _, step in self.rows], dtype=np.float32).reshape(-1, self.sizes.hidden)
+    def logits(self, rows: slice, output: Callable[[Float32], Float32]) -> Float32:
+        """(rows, vocab): the logits that the runtime shows, else what `output` makes of its hidden states."""
+        steps = [step for _, step in self.rows[rows]]
+        hidden = [step.hidden for step in steps if step.logits is None]
+        computed = iter(output(np.array(hidden, dtype=np.float32).reshape(-1, self.sizes.hidden)))
+        logits = [next(computed) if step.logits is None else step.logits for step in steps]
+        return np.array(logits, dtype=np.float32).reshape(-1, self.sizes.vocab)
 
     def rows_of(self, kind: SequenceKind) -> list[tuple[ObservedSequence, list[int]]]:
         """The sequences of that kind, each with the indices of its rows."""

@@ -87,15 +87,15 @@ class References:
         """The logits at all watched positions, in blocks of rows that are small enough to hold."""
         decoded, noisy = self._at_rows(self._decoded_states), self._states_at_rows(self._noisy)
         flipped = None if self._perturbed is None else (self._perturbed, self._states_at_rows(self._perturbed))
-        runtime = self._observation.hidden
+        watched = len(self._observation.rows)
         block = max(1, _LOGITS // self.decoded.dimensions.vocab)
-        for start in range(0, max(len(runtime), 1), block):
+        for start in range(0, max(watched, 1), block):
             rows = slice(start, start + block)
             logits = Logits(
                 decoded=self.decoded.logits(decoded[rows]),
                 noisy=self._noisy.logits(noisy[rows]),
                 perturbed=None if flipped is None else flipped[0].logits(flipped[1][rows]),
-                runtime=self.decoded.logits(runtime[rows]),
+                runtime=self._observation.logits(rows, self.decoded.logits),
             )
             yield rows, logits
 

@@ -17,6 +17,7 @@ from conform.core.runtime import (
     RuntimeFault,
     Sampling,
     Step,
+    View,
 )
 from conform.plugins.hookspecs import hookimpl
 from conform.plugins.quantizers.blocks import checked_packed, checked_rows, column_weights, packed_size, run_rows
@@ -44,6 +45,7 @@ __all__ = [
     "Step",
     "Tunable",
     "ValueType",
+    "View",
     "checked_packed",
     "checked_rows",
     "column_weights",

@@ -80,6 +80,8 @@ def open_source(checkpoint: Path, request: ExportRequest) -> ExportSource:
         )
     found = tokenizer_of(tokenizer, contract)
     findings = check_export(opened, contract, found.vocabulary)
+    if inference is not None and found.vocabulary.add_bos is None:
+        findings.append(_assumed_bos(contract))
     importance, warnings = _importance(contract, request.imatrix)
     found_in_all = (*findings, *found.findings, *warnings)
     return ExportSource(opened, contract, found.vocabulary, importance, found_in_all, inference)
@@ -136,6 +138,11 @@ def unfit_quants(request: ExportRequest, source: ExportSource, catalog: Catalog)
     if request.quants and set(request.quants) <= unfit.keys():
         raise PlanError(unfit[request.quants[0]])
     return unfit
+
+
+def _assumed_bos(contract: Contract) -> Finding:
+    found = f"{str(contract.tokenizer.add_bos).lower()} assumed"
+    return Finding("warning", "tokenizer.add_bos", "a file that says it", found, "libraries differ")
 
 
 def _importance(contract: Contract, path: Path | None) -> tuple[Mapping[str, Float32] | None, list[Finding]]:

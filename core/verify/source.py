@@ -37,6 +37,8 @@ def verify_against(
     """
     source = open_checkpoint(checkpoint)
     asked = contract_of(source, contract)
+    if asked.model.tied_embeddings:
+        source = source.without_tied_copy()
     tokenizer = tokenizer or source.tokenizer_path
     if tokenizer is None:
         raise CheckpointError(

@@ -92,25 +92,27 @@ class JsonLines:
         """See Runtime."""
         reply = self._required("step", {**_question(request), "step": step, "values": values})
         vectors = _field(reply, "values", dict) if values and "values" in reply else {}
+        logits = _floats(reply, "logits") if "logits" in reply and "hidden" not in reply else None
         watched = Step(
             position=_field(reply, "position", int),
             token=_field(reply, "token", int),
             layers=_field(reply, "layers", int),
-            hidden=_floats(reply, "hidden"),
+            hidden=_floats(reply, "hidden") if logits is None else np.empty(0, dtype=np.float32),
             argmax=_field(reply, "argmax", int),
             argmax_logit=float(_floats(reply, "argmax_logit")[0]),
             values={_place(name): _floats(vectors, name) for name in vectors},
+            logits=logits,
         )
         return self._answer(reply, request), watched
 
     def logits(self, request: Request, position: int) -> Float32 | None:
         """See Runtime."""
-        reply = self._ask("logits", {**_question(request), "position": position})
+        reply = self._ask("logits", {**_question(request), "position": position}) if self._shows("logits") else None
         return None if reply is None else _floats(reply, "logits")
 
     def tokenize(self, text: str) -> tuple[int, ...] | None:
         """See Runtime."""
-        reply = self._ask("tokenize", {"text": text})
+        reply = self._ask("tokenize", {"text": text}) if self._shows("ids") else None
         if reply is None:
             return None
         ids = _field(reply, "ids", list)
@@ -120,8 +122,13 @@ class JsonLines:
 
     def decoded_sha256(self, tensor: str) -> str | None:
         """See Runtime."""
-        reply = self._ask("sha256", {"tensor": tensor})
+        reply = self._ask("sha256", {"tensor": tensor}) if self._shows("tensors") else None
         return None if reply is None else str(_field(reply, "sha256", str)).lower()
+
+    def _shows(self, what: str) -> bool:
+        """False when the program has said that it does not."""
+        observes = self._introduced.said.get("observes")
+        return not isinstance(observes, list) or what in observes
 
     def _answer(self, reply: Mapping[str, Any], request: Request) -> Answer:
         answer = Answer(_bytes(reply, "text"), _field(reply, "tokens", int))

@@ -154,7 +154,10 @@ def observed_ids(sequence: WatchedSequence, steps: Sequence[Step], sizes: Dimens
         _expect(where, "position", position, step.position)
         _expect(where, "input token", known[position], step.token)
         _expect(where, "number of layers run", sizes.layers, step.layers)
-        _expect(where, "width of the hidden state", sizes.hidden, step.hidden.size)
+        if step.logits is None:
+            _expect(where, "width of the hidden state", sizes.hidden, step.hidden.size)
+        else:
+            _expect(where, "number of logits", sizes.vocab, step.logits.size)
         if not (0 <= step.token < sizes.vocab and 0 <= step.argmax < sizes.vocab):
             raise RuntimeFault("answered wrongly", f"{where}: token {max(step.token, step.argmax)} of {sizes.vocab}")
     return tuple(known[: sequence.position(sequence.steps[-1]) + 1])

@@ -2,10 +2,11 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from conform.contract.dump import dump_contract
 from conform.contract.errors import ContractError
-from conform.core.errors import GGUFError
+from conform.core.errors import CheckpointError, GGUFError
 from conform.parity.candidate import open_candidate
 from conform.parity.evidence import Evidence
 from conform.parity.progress import silent
@@ -48,6 +49,18 @@ def test_the_folder_of_a_run_leads_to_its_newest_checkpoint(alone, registry, mic
     candidate = open_candidate(alone, LAUNCHER, registry, checkpoint=tmp_path / "run")
     assert candidate.source.checkpoint.path == newest
     assert candidate.contract == micro
+
+
+def test_a_head_of_its_own_that_the_contract_ties_is_not_passed_over(alone, registry, micro, make_checkpoint, tmp_path):
+    weights = load_file(make_checkpoint(micro) / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"] + 1}, tmp_path / "untied.safetensors")
+    (tmp_path / "micro.toml").write_text(dump_contract(micro))
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from"):
+        open_candidate(
+            *(alone, LAUNCHER, registry),
+            checkpoint=tmp_path / "untied.safetensors",
+            contract=str(tmp_path / "micro.toml"),
+        )
 
 
 def test_a_checkpoint_in_place_of_a_file_is_recognised(registry, micro, make_checkpoint):

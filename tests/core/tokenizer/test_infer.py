@@ -119,10 +119,16 @@ def test_a_checkpoint_that_adds_no_bos_is_exported_so(stranger, registry, tmp_pa
     assert verify_against(tmp_path / "out.gguf", registry, folder).findings == ()
 
 
+def test_a_checkpoint_that_does_not_say_whether_it_adds_bos_is_warned_about(stranger, micro):
+    folder = stranger()
+    (finding,) = open_source(folder, ExportRequest(("f16",))).findings
+    assert (finding.severity, finding.where, finding.found) == ("warning", "tokenizer.add_bos", "true assumed")
+
+
 def test_added_tokens_and_the_chat_template_reach_the_file(stranger, micro, registry, tmp_path):
     wider = dataclasses.replace(micro, model=dataclasses.replace(micro.model, vocab=416))
     config = {"eos_token": "<|im_end|>", "added_tokens_decoder": IM_END, "chat_template": "{{ messages }}"}
-    folder = stranger(wider, tokenizer_config=config)
+    folder = stranger(wider, tokenizer_config={"add_bos_token": True, **config})
     source, file = exported(folder, registry, tmp_path)
     assert [finding.severity for finding in source.findings] == ["warning"]
     assert file.metadata["tokenizer.ggml.tokens"][400:403] == ["[PAD400]", "<|im_end|>", "[PAD402]"]

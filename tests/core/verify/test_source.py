@@ -1,10 +1,13 @@
 """What only the checkpoint can decide: a file that was changed and sealed anew."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from conform.contract.dump import dump_contract
 from conform.core.checkpoint.checkpoint import open_checkpoint
 from conform.core.checkpoint.sidecar import Sidecar, write_sidecar
 from conform.core.errors import CheckpointError
@@ -97,6 +100,20 @@ def test_another_checkpoint_of_the_same_contract_is_not_the_source(
     other = make_checkpoint(tmp_path / "other", micro_ternary, seed=1)
     found = {finding.where for finding in verify_against(path, registry, other).findings}
     assert {"conform.checkpoint.digest", "blk.0.ffn_up.weight", "output_norm.weight"} <= found
+
+
+def test_a_head_of_its_own_that_the_contract_ties_is_not_passed_over(
+    exported, registry, source, tmp_path, micro_ternary
+):
+    (tmp_path / "file.gguf").write_bytes(exported["bf16"])
+    (tmp_path / "contract.toml").write_text(dump_contract(micro_ternary))
+    untied = tmp_path / "untied"
+    shutil.copytree(source, untied)
+    (untied / "conform.json").unlink()
+    weights = load_file(untied / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"] + 1}, untied / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        verify_against(tmp_path / "file.gguf", registry, untied, str(tmp_path / "contract.toml"))
 
 
 def test_a_source_needs_a_tokenizer(exported, registry, make_checkpoint, micro_ternary, tmp_path):

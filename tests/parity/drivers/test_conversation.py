@@ -23,7 +23,7 @@ with open("{starts}", "a") as file:
 for asked, line in enumerate(sys.stdin):
     q = json.loads(line)
     if q["op"] == "describe":
-        reply = {"session": 1, "generator": "xorshift64*", "observes": ["ids", "hidden"], "logprobs": 5}
+        reply = {"session": 1, "generator": "xorshift64*", "observes": ["ids", "logits", "tensors"], "logprobs": 5}
     elif q["op"] == "tokenize":
         reply = {"ids": [asked, len(q["text"])]}
         BREAK
@@ -66,7 +66,14 @@ def test_one_process_says_what_it_is_and_another_answers_everything(server, star
 
 
 def test_what_it_observes_is_what_it_says(server):
-    assert server().view == View(ids=True, hidden=True, logprobs=5)
+    assert server().view == View(ids=True, logits=True, tensors=True, logprobs=5)
+
+
+def test_what_it_says_that_it_does_not_show_is_not_asked_for(server, starts):
+    runtime = server(code=SERVER.replace('"logits", "tensors"', '"hidden"'))
+    assert runtime.logits(Request("", 1), 0) is None
+    assert runtime.decoded_sha256("token_embd.weight") is None
+    assert starts() == 1
 
 
 def test_what_it_cannot_tell_and_what_it_refuses_leave_the_session_alone(server, starts):

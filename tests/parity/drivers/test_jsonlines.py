@@ -55,6 +55,20 @@ def test_a_step_comes_back_as_it_was_computed(program):
     assert step.values == {}
 
 
+def test_logits_stand_in_for_a_hidden_state_that_is_not_shown(program):
+    step = program(PROGRAM.replace('"hidden":', '"logits":')).step(Request("hello", 2, forced=(9,)), 1)[1]
+    np.testing.assert_array_equal(step.logits, np.array([0.1, -2.5], dtype=np.float32))
+    assert step.hidden.size == 0
+
+
+def test_a_hidden_state_that_is_shown_is_what_counts(program):
+    step = program(PROGRAM.replace('"hidden":', '"logits": floats(1), "hidden":')).step(Request("", 1, forced=(9,)), 0)[
+        1
+    ]
+    assert step.hidden.size == 2
+    assert step.logits is None
+
+
 def test_vectors_of_layers_come_when_asked_for(program):
     step = program().step(Request("", 1, forced=(9,)), 0, values=8)[1]
     assert step.values[0, "Qcur"].tolist() == [1, 2]

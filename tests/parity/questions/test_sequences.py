@@ -84,6 +84,7 @@ def test_a_right_trace_gives_the_ids(plan, sizes):
         ({"position": 0}, "position"),
         ({"token": 3}, "input token"),
         ({"hidden": np.zeros(3, np.float32)}, "width of the hidden state"),
+        ({"logits": np.zeros(3, np.float32)}, "number of logits"),
         ({"argmax": 512}, "token 512 of 512"),
     ],
 )
