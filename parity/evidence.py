@@ -86,7 +86,7 @@ class Evidence:
         expected = [tokenizer.ids(text) if text else start.ids for text in texts]
         rows = zip(texts, expected, listed, steps, strict=True)
         tokenised = [TokenisedText(text, ids, found, step.position + 1, step.token) for text, ids, found, step in rows]
-        return Tokenisation(tokenised, self._printed(), start.note)
+        return Tokenisation(tokenised, self._printed(), "; ".join(filter(None, (tokenizer.note, start.note))))
 
     @property
     def weights(self) -> StoredWeights | None:

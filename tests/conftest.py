@@ -115,7 +115,7 @@ def make_tokenizer_json():
             special_tokens=["<|begin|>", "<|end|>"],
             show_progress=False,
         )
-        tokenizer.train_from_iterator([(ROOT / "README.md").read_text(encoding="utf-8")] * 2, trainer)
+        tokenizer.train_from_iterator([(ROOT / "LICENSE").read_text(encoding="utf-8")] * 2, trainer)
         made = json.loads(tokenizer.to_str())
         assert len(made["model"]["vocab"]) == size
         return made

@@ -13,6 +13,7 @@ from conform.contract.dump import dump_contract
 from conform.contract.finding import failed
 from conform.contract.inventory import inventory
 from conform.contract.load import load_contract, shipped_contracts
+from conform.contract.mapping import to_mapping
 from conform.contract.solve import Candidate, SearchSpace, solve
 from conform.core.cli.console import print_findings, print_table
 from conform.core.cli.options import json_option
@@ -185,9 +186,14 @@ def diff_contracts(left: str, right: str, json_path: str | None) -> int:
 @click.option("--name", help="The contract's name; by default the folder's.")
 @json_option
 def infer(checkpoint: Path, output: Path | None, name: str | None, json_path: str | None) -> int:
-    """Show the contract that a Hugging Face CHECKPOINT's config.json describes, and where each field comes from."""
+    """Show the contract that a Hugging Face CHECKPOINT's config.json describes, and where each field comes from.
+
+    Of a GGUF file that carries no contract, show the one that its keys describe.
+    """
     from conform.core.checkpoint.inference import infer_checkpoint
 
+    if checkpoint.suffix == ".gguf" and checkpoint.is_file():
+        return _infer_gguf(checkpoint, output, name, json_path)
     inferred = infer_checkpoint(checkpoint, name)
     if output is not None:
         check_replaceable(output, "name = ")
@@ -200,6 +206,20 @@ def infer(checkpoint: Path, output: Path | None, name: str | None, json_path: st
                 ("ignored", "value", "because"), [(i.key, json.dumps(i.value)[:80], i.why) for i in inferred.ignored]
             )
         click.echo(f"\n{inferred.contract.name}: {inferred.summary}")
+    return 0
+
+
+def _infer_gguf(file: Path, output: Path | None, name: str | None, json_path: str | None) -> int:
+    from conform.core.gguf.read import read_gguf
+    from conform.core.verify.implied import implied_contract
+
+    implied = implied_contract(read_gguf(file))
+    spec = dataclasses.replace(implied, name=name or implied.name)
+    if output is not None:
+        check_replaceable(output, "name = ")
+        write_text_atomically(output, dump_contract(spec))
+    if not write_json({"contract": to_mapping(spec), "digest": spec.digest}, json_path):
+        click.echo(dump_contract(spec), nl=False)
     return 0
 
 

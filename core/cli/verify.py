@@ -19,7 +19,7 @@ __all__ = ["verify"]
 @click.command()
 @click.argument("file", type=PATH)
 @click.option(
-    "--contract", "contract_name", metavar="NAME", help="A contract's name or file.  [default: the one in FILE]"
+    "--contract", "contract_name", metavar="NAME", help="A contract's name or file.  [default: what FILE says]"
 )
 @click.option("--checkpoint", type=PATH, help="What FILE was made from; decides what FILE alone cannot show.")
 @click.option(
@@ -33,7 +33,9 @@ def verify(
 
     With --checkpoint the tokens, scores and weights of FILE are compared with those that it was made from as well.
 
-    Exit status: 0 it conforms, 1 it does not, 2 it is not a GGUF file.
+    A file that carries no contract is held to what its own keys say, which shows that it is sound.
+
+    Exit status: 0 it conforms or is sound, 1 it does not, 2 it is not a GGUF file.
     """
     from conform.core.verify import verify_file
     from conform.plugins.host import load_registry
@@ -49,14 +51,15 @@ def verify(
         verification = verify_against(file, registry, checkpoint, contract_name, tokenizer)
     if not write_json(_to_json(verification), json_path):
         _print(verification)
-    return 0 if verification.conforms else 1
+    return 0 if verification.sound else 1
 
 
 def _to_json(verification: "Verification") -> dict[str, object]:
     contract = verification.contract
     return {
         "file": str(verification.file),
-        "contract": {"name": contract.name, "digest": contract.digest},
+        "contract": {"name": contract.name, "digest": contract.digest, "implied": verification.implied},
+        "sound": verification.sound,
         "conforms": verification.conforms,
         "findings": [finding.to_json() for finding in verification.findings],
     }
@@ -65,9 +68,13 @@ def _to_json(verification: "Verification") -> dict[str, object]:
 def _print(verification: "Verification") -> None:
     if verification.findings:
         print_findings(verification.findings)
-    contract = verification.contract.name
     errors = sum(finding.severity == "error" for finding in verification.findings)
-    verdict = (
-        f"does not conform to contract {contract}: {errors} errors" if errors else f"conforms to contract {contract}"
-    )
-    click.echo(f"{verification.file} {verdict}")
+    click.echo(f"{verification.file} {_verdict(verification, errors)}")
+
+
+def _verdict(verification: "Verification", errors: int) -> str:
+    if verification.implied:
+        sound = f"is not sound: {errors} errors" if errors else "is sound"
+        return f"{sound}; it carries no contract, so it was held to what its own keys say"
+    contract = verification.contract.name
+    return f"does not conform to contract {contract}: {errors} errors" if errors else f"conforms to contract {contract}"

@@ -13,7 +13,10 @@ from conform.core.i2_s.format import I2_S, LAYOUT_KEY, LAYOUTS
 from conform.core.tokenizer.vocabulary import PIECE_TYPES
 from conform.core.verify.foreign_keys import PREFIX, check_foreign_keys
 
-__all__ = ["check_keys"]
+__all__ = ["NO_SUCH_KEY", "check_keys"]
+
+NO_SUCH_KEY = "no such key"
+"""What is found where a key is missing that the contract asks for."""
 
 _STRING = KeyType(ValueType.STRING)
 _U32 = KeyType(ValueType.UINT32)
@@ -182,7 +185,7 @@ def _optional_byte_level(contract: Contract) -> Mapping[str, _Expected]:
 def _check_key(file: GGUFFile, key: str, expected: _Expected) -> Iterator[Finding]:
     if key not in file.metadata:
         wanted = str(expected.kind) if expected.value is None else f"{expected.kind} {expected.value!r}"
-        yield Finding("error", key, wanted, "no such key", "a runtime would silently use a default instead")
+        yield Finding("error", key, wanted, NO_SUCH_KEY, "a runtime would silently use a default instead")
         return
     found, kind = (file.metadata[key], file.key_types[key])
     if kind != expected.kind:

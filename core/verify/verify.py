@@ -12,7 +12,8 @@ from conform.core.catalog import Catalog
 from conform.core.errors import ConformError, GGUFError
 from conform.core.gguf.read import GGUFFile, read_gguf
 from conform.core.gguf.types import ggml_type
-from conform.core.verify.keys import check_keys
+from conform.core.verify.implied import implied_contract
+from conform.core.verify.keys import NO_SUCH_KEY, check_keys
 from conform.core.verify.rope import check_factors
 from conform.core.verify.seal import check_seal
 from conform.core.verify.values import check_values
@@ -22,32 +23,42 @@ __all__ = ["Verification", "embedded_contract", "open_gguf", "verify_file"]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What came of comparing a file with a contract: every violation, errors and warnings alike."""
+    """What came of comparing a file with a contract: every violation, errors and warnings alike.
+
+    The contract is `implied` when neither the user nor the file names one: the file was held to its own keys.
+    """
 
     file: Path
     contract: Contract
     findings: tuple[Finding, ...]
+    implied: bool = False
 
     @property
-    def conforms(self) -> bool:
+    def sound(self) -> bool:
         """True when no finding is an error."""
         return not failed(self.findings)
 
+    @property
+    def conforms(self) -> bool:
+        """True when it is sound, and somebody said what it must conform to."""
+        return self.sound and not self.implied
+
 
 def verify_file(path: Path, catalog: Catalog, contract: Contract | None = None) -> Verification:
-    """The file against the contract, else against the one that it carries.
+    """The file against the contract, else against the one that it carries, else against the one that its keys imply.
 
-    Raises InputError when the file cannot be parsed at all, or when there is no contract to compare it with.
+    Raises InputError when the file cannot be parsed at all, or when its keys say too little of a model.
     """
     file = open_gguf(path, catalog)
     findings = list(_check_provenance(file, contract))
-    contract = contract or embedded_contract(file)
-    findings += check_keys(file, contract)
+    implied = contract is None and not any(key.startswith("conform.") for key in file.metadata)
+    contract = contract or (implied_contract(file) if implied else embedded_contract(file))
+    findings += [finding for finding in check_keys(file, contract) if not (implied and finding.found == NO_SUCH_KEY)]
     findings += _check_closure(file, contract)
     findings += _check_extents(file)
     findings += check_values(file, catalog)
     findings += check_seal(file)
-    return Verification(path, contract, tuple(findings))
+    return Verification(path, contract, tuple(findings), implied)
 
 
 def open_gguf(path: Path, catalog: Catalog) -> GGUFFile:

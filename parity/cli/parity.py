@@ -1,5 +1,6 @@
 """conform parity: judge a runtime against PyTorch."""
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +13,11 @@ from conform.core.checkpoint.locate import finished_checkpoints
 from conform.core.cli.options import json_option
 from conform.core.cli.output import write_json
 from conform.core.errors import ConformError
+from conform.core.files.atomic import write_atomically
 from conform.core.gguf.read import GGUFFile
 from conform.core.runtime import Limits
-from conform.parity.cli.table import print_faults, print_verdict, print_verdicts, progress_lines
+from conform.parity.cli.table import print_expected, print_faults, print_verdict, print_verdicts, progress_lines
+from conform.parity.expectations import Expectations, expectations_of, problems_of, read_expectations
 from conform.parity.questions.prompts import PROMPTS
 from conform.parity.verdict import Verdict
 
@@ -56,6 +59,8 @@ def _memory(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--memory-limit", default="8G", show_default=True, callback=_memory, help="Memory for each run.")
 @click.option("--keep-going", is_flag=True, help="Run every rung, even when one that it builds on has failed.")
 @click.option("--assume-source", is_flag=True, help="Trust how the checkpoint is read where nothing else can check it.")
+@click.option("--expect", type=click.Path(path_type=Path), help="Deviations that are accepted; all else must hold.")
+@click.option("--write-expect", type=click.Path(path_type=Path), help="Write down what deviates.")
 @click.option("--self-test", is_flag=True, help="Plant faults and show that the verdict catches each.")
 @click.option("--check-driver", is_flag=True, help="Ask each kind of question once; say what the driver answers.")
 @json_option
@@ -75,6 +80,8 @@ def parity(
     memory_limit: int,
     keep_going: bool,
     assume_source: bool,
+    expect: Path | None,
+    write_expect: Path | None,
     self_test: bool,
     check_driver: bool,
     json_path: str | None,
@@ -88,6 +95,9 @@ def parity(
     from conform.parity.questions.sequences import Scope
     from conform.plugins.host import load_registry
 
+    expected = read_expectations(expect) if expect else None
+    if write_expect and write_expect.exists():
+        raise ConformError(f"{write_expect}: is there already, and so are the reasons in it; name another file")
     paths = files or _newest_exports()
     for path in paths:  # before goref is built for a file that is not there
         require_file(path)
@@ -120,11 +130,34 @@ def parity(
             )
         if json_path != "-":
             print_verdict(verdicts[-1])
+    if write_expect:
+        text = expectations_of(verdicts, datetime.date.today()).to_toml()
+        write_atomically(write_expect, text.encode())
+    if expected is not None:
+        return _as_expected(verdicts, expected, json_path)
     conforms = all(verdict.passed for verdict in verdicts)
     report = {"conforms": conforms, "verdicts": [verdict.to_json() for verdict in verdicts]}
     if not write_json(report, json_path):
         print_verdicts(verdicts)
     return 0 if conforms else 1
+
+
+def _as_expected(verdicts: Sequence[Verdict], expected: Expectations, json_path: str | None) -> int:
+    """The verdicts held to what is expected of them; 0 when that is all that deviates."""
+    today = datetime.date.today()
+    problems = [problems_of(verdict, expected, today) for verdict in verdicts]
+    reports = [
+        verdict.to_json() | {"as_expected": not found, "unexpected": found}
+        for verdict, found in zip(verdicts, problems, strict=True)
+    ]
+    report = {
+        "conforms": all(verdict.passed for verdict in verdicts),
+        "as_expected": not any(problems),
+        "verdicts": reports,
+    }
+    if not write_json(report, json_path):
+        print_expected(verdicts, problems)
+    return 1 if any(problems) else 0
 
 
 def _self_test(

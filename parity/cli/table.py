@@ -16,7 +16,7 @@ from conform.parity.verdict import Ledger, Measurement, RungResult, Verdict
 if TYPE_CHECKING:
     from conform.parity.selftest.selftest import PlantedFault
 
-__all__ = ["print_faults", "print_verdict", "print_verdicts", "progress_lines"]
+__all__ = ["print_expected", "print_faults", "print_verdict", "print_verdicts", "progress_lines"]
 
 _MOST_FINDINGS = 8
 # Notes are wrapped to about the width of the measurements' names, under which they stand.
@@ -46,6 +46,16 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         else:
             broken = next(rung for rung in verdict.rungs if not rung.suffices)
             click.echo(f"{name}: does not conform: {broken.rung}: {_plain(broken.reason)}")
+
+
+def print_expected(verdicts: Sequence[Verdict], problems: Sequence[Sequence[str]]) -> None:
+    """One line for each file that is as expected, and for each problem of one that is not."""
+    for verdict, found in zip(verdicts, problems, strict=True):
+        name = Path(verdict.model).name
+        if not found:
+            click.echo(f"{name}: {'conforms' if verdict.passed else 'conforms as expected'}")
+        for problem in found:
+            click.echo(f"{name}: not as expected: {_plain(problem)}")
 
 
 def print_faults(faults: "Sequence[PlantedFault]") -> None:

@@ -35,12 +35,16 @@ _SPREAD_PIECES = 300
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
-    """What makes ids of text, the number of its pieces, and what the contract puts before and behind every text."""
+    """What makes ids of text, the number of its pieces, and what the contract puts before and behind every text.
+
+    `note` says where it comes from when that is not a tokenizer's own file.
+    """
 
     encode: Callable[[str], Sequence[int]]
     size: int
     bos: tuple[int, ...]
     eos: tuple[int, ...] = ()
+    note: str = ""
 
     def ids(self, text: str) -> tuple[int, ...]:
         """What a runtime must make of the prompt."""
@@ -84,7 +88,8 @@ def tokenizer_of_file(file: GGUFFile) -> PromptTokenizer | None:
     pieces = open_library(definition_of_file(file, pre), str(file.path))
     tokens = file.metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, list), "the definition was made of it"
-    return PromptTokenizer(pieces.encode, len(tokens), bos_ids(file), eos_ids(file))
+    note = "ids by the file's own tokens and merges, which nothing else was compared with"
+    return PromptTokenizer(pieces.encode, len(tokens), bos_ids(file), eos_ids(file), note)
 
 
 def eos_ids(file: GGUFFile) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 from conform.contract.rope import Rope, rope_of_model
 from conform.contract.spec import ModelSpec
 from conform.core.errors import GGUFError
+from conform.core.gguf.keys import ModelKeys
 from conform.core.gguf.read import GGUFFile
-from conform.parity.reference.keys import ModelKeys
 from conform.parity.reference.rope import rope_of_file
 
 __all__ = ["Activation", "Dimensions", "RopePairing", "dimensions_of_file", "dimensions_of_model"]

@@ -6,9 +6,9 @@ from conform.contract.errors import ContractError
 from conform.contract.rope import Rope, rope_of, yarn_magnitude, yarn_range
 from conform.contract.spec import RopeScaling
 from conform.core.errors import GGUFError
+from conform.core.gguf.keys import ModelKeys
 from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import ggml_type
-from conform.parity.reference.keys import ModelKeys
 
 __all__ = ["rope_of_file"]
 

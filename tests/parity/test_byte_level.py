@@ -31,12 +31,13 @@ def test_goref_conforms_with_the_checkpoint(contract, make_checkpoint, make_gguf
     verdict = judged_file(make_gguf(contract, "f16"), make_checkpoint(contract))
     failed = {result.rung: (result.reason, result.findings) for result in verdict.rungs if result.status == "fail"}
     assert failed == {}
-    assert rung(verdict, "tokens").compared > 100
+    assert rung(verdict, "tokens").compared >= 50
 
 
 def test_without_a_checkpoint_its_tokens_are_judged_by_the_files_own_keys(contract, make_gguf, judged_file):
     tokens = rung(judged_file(make_gguf(contract, "f16"), None), "tokens")
     assert (tokens.status, tokens.findings) == ("pass", ())
+    assert any("ids by the file's own tokens and merges" in note for note in tokens.notes)
 
 
 LATEST = Edit("internal/vocab/bytelevel.go", "return -rank, found", "return rank, found")

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from conform.contract.cli.contract import contract
+from conform.contract.load import load_contract
 
 
 def run(*arguments):
@@ -69,3 +70,31 @@ def test_infer_writes_a_spec_that_loads(tmp_path):
     assert report["contract"]["model"]["layers"] == 2
     assert {"field": "model.layers", "value": 2, "source": "num_hidden_layers"} in report["origins"]
     assert report["stored"]["weights"] == "plain"
+
+
+def test_infer_reads_a_gguf_file_that_carries_no_contract(tmp_path):
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    for key, value in {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 32,
+        "feed_forward_length": 64,
+        "attention.head_count": 2,
+    }.items():
+        writer.add_uint32(f"llama.{key}", value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+    writer.add_string("tokenizer.ggml.model", "llama")
+    for name, shape in {"token_embd": (100, 32), "blk.0.attn_q": (32, 32)}.items():
+        writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    asked = ("infer", str(tmp_path / "theirs.gguf"), "-o", str(tmp_path / "theirs.toml"), "--name", "theirs")
+    assert run(*asked).return_value == 0
+    implied = load_contract(str(tmp_path / "theirs.toml"))
+    assert (implied.name, implied.model.vocab, implied.model.head_dim) == ("theirs", 100, 16)
+    assert implied.model.tied_embeddings

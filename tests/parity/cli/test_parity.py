@@ -112,6 +112,39 @@ def test_a_source_that_cannot_be_checked_does_not_conform_unless_it_is_assumed(s
     assert verdict["receipt"]["source"]["waived"] is True
 
 
+@pytest.fixture
+def refusing(tmp_path):
+    """A runtime that refuses every model."""
+    program = tmp_path / "bitnet"
+    program.write_text("#!/bin/sh\necho 'load model: refused' >&2\nexit 1\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return program
+
+
+def test_deviations_that_were_written_down_and_given_a_reason_are_accepted(gguf, refusing, tmp_path):
+    expect, report = tmp_path / "expect.toml", tmp_path / "verdict.json"
+    assert run(gguf, "--go-bin", refusing, *FEW, "--write-expect", expect)[0] == 1
+    status, _, error = run(gguf, "--go-bin", refusing, *FEW, "--expect", expect)
+    assert status == 2
+    assert "expected why the deviation is accepted" in error
+    expect.write_text(expect.read_text().replace('reason = ""', 'reason = "issue 7"'))
+    status, output, error = run(gguf, "--go-bin", refusing, *FEW, "--expect", expect, "--json", report)
+    assert (status, error) == (0, "")
+    assert output.rstrip().endswith("micro-i2_s.gguf: conforms as expected")
+    data = json.loads(report.read_text())
+    assert (data["conforms"], data["as_expected"], data["verdicts"][0]["unexpected"]) == (False, True, [])
+    assert "reasons in it" in run(gguf, "--go-bin", refusing, *FEW, "--write-expect", expect)[2]
+
+
+def test_what_is_expected_and_no_longer_shows_gives_one(gguf, goref, refusing, tmp_path):
+    expect = tmp_path / "expect.toml"
+    run(gguf, "--go-bin", refusing, *FEW, "--write-expect", expect)
+    expect.write_text(expect.read_text().replace('reason = ""', 'reason = "issue 7"'))
+    status, output, _ = run(gguf, "--go-bin", goref, *FEW, "--expect", expect)
+    assert status == 1
+    assert "micro-i2_s.gguf: not as expected: expected, but it no longer shows: tokens: fault " in output
+
+
 def test_a_runtime_that_fails_gives_one(gguf, tmp_path):
     program = tmp_path / "bitnet"
     program.write_text("#!/bin/sh\necho 'load model: refused' >&2\nexit 1\n")

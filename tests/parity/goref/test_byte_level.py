@@ -21,17 +21,19 @@ CASES = {
     "digits": "1 12 123 1234 12345678 3.14 ٣٤٥ Ⅷ½² 1a2b",
     "blanks": " a  b   c\t\td \n e\r\n\r\nf\n\n  g\u00a0\u3000h \x85i\u2028 ",
     "new letters": "\ua7cb\U000105c0\U00010d50 \U00010d40\U00010d41 \U00011de0\U00011de1",
+    "unreachable": "zq zqa.zq\x05zq",
     "added": "a<added>b <added><added> <|begin|> <add",
 }
 
 
 @pytest.fixture(scope="module", params=PRE)
 def opened(request, make_tokenizer_json, micro, run_goref, tmp_path_factory):
-    """The library's tokenizer and a function that asks goref, both without a piece for the byte 4."""
+    """The library's tokenizer and a function that asks goref, both without a piece for two bytes."""
     folder = tmp_path_factory.mktemp("tokens")
     data = make_tokenizer_json(512, request.param)
     vocab = data["model"]["vocab"]
-    vocab["<added>"] = vocab.pop("\u0104")  # no piece stands for the byte 4 any more
+    # No piece stands for the bytes 4 and 5 any more; no merge leads to the piece that takes the place of the second.
+    vocab["<added>"], vocab["zq"] = vocab.pop("\u0104"), vocab.pop("\u0105")
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
     data["added_tokens"].append({"id": vocab["<added>"], "content": "<added>", **flags})
     content = json.dumps(data)
@@ -62,6 +64,12 @@ def opened(request, make_tokenizer_json, micro, run_goref, tmp_path_factory):
 def test_tokens_are_those_of_the_library(opened, case):
     library, run = opened
     assert run(CASES[case]) == library.encode(CASES[case], add_special_tokens=False).ids
+
+
+def test_a_piece_that_no_merge_leads_to_is_found_where_merges_are_ignored(opened):
+    library, run = opened
+    piece = library.token_to_id("zq")
+    assert (run("zq") == [piece]) == json.loads(library.to_str())["model"]["ignore_merges"]
 
 
 def test_tokens_of_a_long_random_text_are_those_of_the_library(opened):

@@ -1,4 +1,4 @@
-"""Keys: those of a GGUF file's architecture, as the reference reads them, each checked."""
+"""Keys: those of a GGUF file's architecture, each checked when it is read."""
 
 import math
 from collections.abc import Container
