@@ -73,7 +73,7 @@ class Observation:
 
     @cached_property
     def observed(self) -> list[ObservedSequence]:
-        """Every sequence as the runtime ran it, one process per watched step."""
+        """Every sequence as the runtime ran it, one question for each watched step."""
         if self._fault is not None:
             raise self._fault
         try:

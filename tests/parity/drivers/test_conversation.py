@@ -125,6 +125,19 @@ def test_a_program_that_stays_when_its_stdin_ends_is_killed(server, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="descendants are followed through /proc")
+def test_what_a_server_started_ends_with_it(server, tmp_path):
+    code = "import os, time; os.setsid(); time.sleep(60)"
+    runtime = server(
+        f"import subprocess; child = subprocess.Popen([sys.executable, '-c', {code!r}])\n"
+        f"        open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))"
+    )
+    runtime.tokenize("abc")
+    runtime.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 @pytest.mark.parametrize(
     ("what", "kind", "reason"),
     [
