@@ -17,17 +17,19 @@ from safetensors.numpy import save_file
 from conform.contract.inventory import inventory
 from conform.contract.spec import ModelSpec
 from conform.core.gguf.read import GGUFFile
+from conform.core.verify.implied import implied_contract
 from conform.core.verify.verify import open_gguf
+from conform.parity.questions.byte_level import definition_of_file, pre_tokenizer_of
 from conform.plugins.host import load_registry
 
 FOLDER = Path("runs/real")
 QUANTS = ("q8_0", "iq4_nl")  # rows of 576 are not whole super-blocks of 256
-_CONTROL = 3
 
 
 def main() -> int:
     """Every step; the exit status is the verdict's."""
     source = packaged_model()
+    conform("verify", source)
     checkpoint = FOLDER / "checkpoint"
     if not (checkpoint / "config.json").exists():
         print(f"{source.name}: its values go to {checkpoint} as float32", flush=True)
@@ -55,7 +57,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     """The file's weights, tokenizer and dimensions as Hugging Face names them; config.json last."""
     registry = load_registry()
     file = open_gguf(source, registry)
-    model = model_of(file)
+    model = implied_contract(file).model
     weights = {}
     for spec in inventory(model):
         info = file.tensors[spec.gguf_name]
@@ -64,32 +66,9 @@ def write_checkpoint(source: Path, folder: Path) -> None:
         weights[spec.name] = halves(values, heads) if heads else values
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "tokenizer.json", tokenizer_of(file))
+    (folder / "tokenizer.json").write_text(tokenizer_of(file), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", tokenizer_config_of(file))
     write_json(folder / "config.json", config_of(file, model))
-
-
-def model_of(file: GGUFFile) -> ModelSpec:
-    """The dimensions that the file's keys state."""
-    keys = {key.removeprefix("llama."): value for key, value in file.metadata.items() if key.startswith("llama.")}
-    return ModelSpec(
-        architecture="llama",
-        layers=keys["block_count"],
-        hidden=keys["embedding_length"],
-        heads=keys["attention.head_count"],
-        kv_heads=keys["attention.head_count_kv"],
-        head_dim=keys["rope.dimension_count"],
-        ffn=keys["feed_forward_length"],
-        vocab=keys["vocab_size"],
-        context=keys["context_length"],
-        rope_base=keys["rope.freq_base"],
-        rope_dim=keys["rope.dimension_count"],
-        norm_eps=round(keys["attention.layer_norm_rms_epsilon"], 12),
-        tied_embeddings="output.weight" not in file.tensors,
-        sub_norms=False,
-        linear="dense",
-        dtype="f32",
-    )
 
 
 def halves(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -123,40 +102,10 @@ def config_of(file: GGUFFile, model: ModelSpec) -> dict[str, object]:
     }
 
 
-def tokenizer_of(file: GGUFFile) -> dict[str, object]:
-    """tokenizer.json: the file's pieces and merges behind SmolLM's pre-tokenizer, digits one by one."""
-    pieces, types = file.metadata["tokenizer.ggml.tokens"], file.metadata["tokenizer.ggml.token_type"]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": number, "content": piece, **flags}
-            for number, (piece, kind) in enumerate(zip(pieces, types, strict=True))
-            if kind == _CONTROL
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
-        },
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {piece: number for number, piece in enumerate(pieces)},
-            "merges": file.metadata["tokenizer.ggml.merges"],
-        },
-    }
+def tokenizer_of(file: GGUFFile) -> str:
+    """tokenizer.json: the file's pieces and merges behind the pre-tokenizer that its keys name."""
+    pre = pre_tokenizer_of(file.metadata) or sys.exit(f"{file.path}: its pre-tokenizer is unknown")
+    return definition_of_file(file, pre)
 
 
 def tokenizer_config_of(file: GGUFFile) -> dict[str, object]:

@@ -5,6 +5,8 @@ What a key leaves out means what llama.cpp takes it for; what llama.cpp refuses 
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from conform.contract.infer import STANDARD_STORAGE
 from conform.contract.mapping import from_mapping, to_mapping
 from conform.contract.rope import yarn_magnitude
@@ -57,15 +59,20 @@ def _model(file: GGUFFile, keys: ModelKeys) -> Mapping[str, object]:
         "ffn": keys.whole("feed_forward_length"),
         "vocab": vocab,
         "context": keys.whole("context_length"),
-        "rope_base": keys.number("rope.freq_base", 10000.0),
+        "rope_base": _shortest(keys.number("rope.freq_base", 10000.0)),
         "rope_dim": keys.whole("rope.dimension_count", head_dim),
-        "norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
+        "norm_eps": _shortest(keys.number("attention.layer_norm_rms_epsilon")),
         "tied_embeddings": "output.weight" not in file.tensors,
         "sub_norms": "blk.0.attn_sub_norm.weight" in file.tensors,
         "linear": "ternary-stored" if ternary else "dense",
         "dtype": "f32",
         "rope_scaling": scaling and to_mapping(scaling),
     }
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal number that a file would store as this float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
 
 
 def _scaling(file: GGUFFile, keys: ModelKeys) -> RopeScaling | None:
