@@ -17,7 +17,7 @@ from conform.contract.inventory import inventory
 def small_contract() -> Contract:
     """A model of two layers. Every field must be given; here the others are those of `nano`."""
     nano = load_contract("nano")
-    dimensions = {"layers": 2, "hidden": 512, "heads": 6, "kv_heads": 2, "head_dim": 64, "rope_dim": 64, "ffn": 256}
+    dimensions = {"layers": 2, "hidden": 512, "heads": 4, "kv_heads": 2, "head_dim": 64, "rope_dim": 64, "ffn": 256}
     model = dataclasses.replace(nano.model, **dimensions, vocab=512, context=128)
     return dataclasses.replace(nano, name="small", why="the smallest model that shows everything", model=model)
 

@@ -137,7 +137,7 @@ def test_a_verdict_on_a_file_whose_decoder_ends_the_process_is_a_failed_one(
     file, program = tmp_path / "plain.gguf", tmp_path / "runtime"
     done = run_conform("export", small_checkpoint, "--quant", "plain", "-o", file, installed=hostile)
     assert done.returncode == 0, done.stderr
-    program.write_text("#!/bin/sh\nexit 3\n")
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
     program.chmod(0o755)
     monkeypatch.setenv("HOSTILE", "dequantize")
     asked = ("--driver", "jsonlines", "--runtime", program, "--checkpoint", small_checkpoint, "--json")

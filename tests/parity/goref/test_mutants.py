@@ -16,8 +16,8 @@ TOKENS = [1, 265, 40, 299, 7]
 
 # name: (changes of the micro model, file, text, replacement)
 FAULTS = {
-    "rope base": ({}, "internal/model/attention.go", "float64(m.RopeBase)", "float64(2*m.RopeBase)"),
-    "rope pairing": ({}, "internal/model/attention.go", "if m.Arch == archBitNet {", "if m.Arch == archLlama {"),
+    "rope base": ({}, "internal/model/rope.go", "math.Pow(float64(c.RopeBase),", "math.Pow(2*float64(c.RopeBase),"),
+    "rope pairing": ({}, "internal/model/rope.go", "if m.Arch == archBitNet {", "if m.Arch == archLlama {"),
     "kv heads": ({}, "internal/model/attention.go", "head * m.KVHeads / m.Heads", "head % m.KVHeads"),
     "attention scale": ({}, "internal/model/attention.go", "float64(m.HeadDim)))", "float64(2*m.HeadDim)))"),
     "activation": ({}, "internal/model/forward.go", "activate := silu", "activate := squaredRelu"),
