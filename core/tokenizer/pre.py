@@ -13,7 +13,10 @@ from typing import Any
 
 from conform.core.tokenizer.pre_words import strange_words_digest, words_digest
 
-__all__ = ["PRE_TOKENIZERS", "PreTokenizer", "name_pre_tokenizer", "pre_tokenizer_named"]
+__all__ = ["PRE_TOKENIZERS", "PreTokenizer", "adds_bos", "name_pre_tokenizer", "pre_tokenizer_named"]
+
+# From impl::load of llama.cpp's src/llama-vocab.cpp.
+_BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
@@ -137,3 +140,8 @@ def _outline(definition: Mapping[str, Any]) -> str:
     if not isinstance(parts, list):
         return f"{definition.get('type')!s:.40}"
     return f"{', '.join(str(part.get('type')) for part in parts if isinstance(part, dict)):.100}"
+
+
+def adds_bos(metadata: Mapping[str, object]) -> bool:
+    """Whether llama.cpp puts BOS before a text, by a GGUF file's keys, where none of them says it."""
+    return metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre") in _BOS_BY_DEFAULT

@@ -15,6 +15,7 @@ from conform.core.errors import GGUFError
 from conform.core.gguf.keys import ModelKeys
 from conform.core.gguf.read import GGUFFile
 from conform.core.gguf.types import I2_S, ggml_type
+from conform.core.tokenizer.pre import adds_bos
 
 __all__ = ["implied_contract"]
 
@@ -22,8 +23,6 @@ _ARCHITECTURES = {"llama": "llama", "bitnet-b1.58": "bitnet-b1.58", "bitnet": "b
 _MODELS = {"llama": "bpe", "gpt2": "byte-level"}
 # Ids that llama.cpp takes for a SentencePiece vocabulary whose keys do not name them.
 _USUAL_IDS = {"bos": 1, "eos": 2, "unknown": 0}
-# Pre-tokenizers for which llama.cpp puts BOS before a text unless a key says otherwise.
-_BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
 _YARN_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 
@@ -128,7 +127,7 @@ def _tokenizer(file: GGUFFile) -> Mapping[str, object]:
         "bos_id": ids["bos"],
         "eos_id": ids["eos"],
         "pad_id": ids["padding"],
-        "add_bos": keys.get("add_bos_token", sentencepiece or pre in _BOS_BY_DEFAULT),
+        "add_bos": keys.get("add_bos_token", adds_bos(file.metadata)),
         "sha256": "",
         "add_eos": keys.get("add_eos_token", False),
         "pre": pre,

@@ -1,7 +1,7 @@
 """Tokenizer: the ids that a prompt must become, from the tokenizer's own library, and the text that ids must become."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from conform.contract.spec import TokenizerSpec
 from conform.core.errors import CheckpointError
 from conform.core.gguf.read import GGUFFile
 from conform.core.tokenizer.bytelevel import parse_byte_level, piece_bytes
+from conform.core.tokenizer.pre import adds_bos
 from conform.core.tokenizer.sentencepiece_model import with_dummy_prefix
 from conform.core.tokenizer.tokenizer import is_tokenizer_json, read_tokenizer
 from conform.parity.questions.byte_level import definition_of_file, open_library, pre_tokenizer_of
@@ -28,8 +29,6 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _NORMAL = 1
 _BYTE = 6
 _FIRST_PIECES = 32
-# From impl::load of llama.cpp's src/llama-vocab.cpp.
-_BOS_BY_DEFAULT = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
 _SPREAD_PIECES = 300
 
 
@@ -102,7 +101,7 @@ def eos_ids(file: GGUFFile) -> tuple[int, ...]:
 def bos_ids(file: GGUFFile) -> tuple[int, ...]:
     """What an empty prompt becomes, according to the file's own keys."""
     bos = file.metadata.get("tokenizer.ggml.bos_token_id")
-    wanted = file.metadata.get("tokenizer.ggml.add_bos_token", _adds_bos(file.metadata)) is True
+    wanted = file.metadata.get("tokenizer.ggml.add_bos_token", adds_bos(file.metadata)) is True
     return (bos,) if wanted and isinstance(bos, int) and bos >= 0 else ()
 
 
@@ -138,11 +137,6 @@ def _letters_as_bytes(piece: str) -> bytes:
         return piece_bytes(piece)
     except KeyError:  # no byte is written so; the file rung reports it, or a runtime prints it as it stands
         return piece.encode("utf-8", "surrogateescape")
-
-
-def _adds_bos(metadata: Mapping[str, object]) -> bool:
-    """What llama.cpp does where the key is missing."""
-    return metadata.get("tokenizer.ggml.model") != "gpt2" or metadata.get("tokenizer.ggml.pre") in _BOS_BY_DEFAULT
 
 
 def _byte_level(content: bytes, path: Path, spec: TokenizerSpec | None) -> PromptTokenizer:
