@@ -6,7 +6,7 @@ Nothing compared is a failure, and a rung that was not run has not passed. One t
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from conform.contract.finding import Finding, failed
 from conform.core.runtime import FaultKind, RuntimeFault
@@ -39,18 +39,7 @@ RungName: TypeAlias = Literal[
     "integrity",
 ]
 RungStatus: TypeAlias = Literal["pass", "fail", "not run", "waived"]
-RUNGS: tuple[RungName, ...] = (
-    "file",
-    "tokens",
-    "weights",
-    "implementation",
-    "source",
-    "quantisation",
-    "greedy",
-    "sampling",
-    "likelihood",
-    "integrity",
-)
+RUNGS: tuple[RungName, ...] = get_args(RungName)
 
 
 @dataclass(frozen=True, slots=True)
